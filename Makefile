@@ -1,0 +1,48 @@
+# make report [PRESET=smoke|quick|full] [TASKS="arithmetic gsm8k"] [DATA_DIR=folder]   run the grid, write tables and figures
+# make test                                                                           all checks, as in continuous integration
+PYTHON ?= python3
+PRESET ?= smoke
+TASKS ?= arithmetic
+DATA_DIR ?=
+LANES ?= 2
+
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Two lanes of one thread share two cores well only if idle threads sleep.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: setup report test notebooks export readme clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+setup: .venv/.ready
+
+# The exact versions of constraints.txt. pip's --find-links, if set, is handed on to uv.
+.venv/.ready: constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@touch $@
+
+report: setup
+	reasoning-distill report --preset $(PRESET) --tasks $(TASKS) --data-dir "$(DATA_DIR)" --lanes $(LANES)
+
+test: setup
+	ruff check nbs tests
+	nbdev_test --n_workers $(LANES)
+	pytest
+
+# Notebooks are the source: write the package and the README from them.
+export: setup
+	nbdev_export
+	nbdev_clean
+	$(MAKE) readme
+
+readme: setup
+	jupyter nbconvert --log-level WARN --to markdown --output-dir . --output README nbs/index.ipynb \
+	  --RegexRemovePreprocessor.patterns='#\| hide' --TemplateExporter.exclude_input=True
+
+clean:
+	rm -rf runs build *.egg-info .pytest_cache .ruff_cache .hypothesis

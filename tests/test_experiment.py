@@ -1,0 +1,226 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from reasoning_distill.cli import grid, main, notebook_parameters
+from reasoning_distill.core import InputError, to_dict
+from reasoning_distill.experiment import METHODS, PRESETS, Config, distill, override, parameters, resolve, run_key, teacher_config
+from reasoning_distill.report import benchmark_table, report, row_name
+from reasoning_distill.tasks.splits import TASKS, load_task
+
+TINY = {"task.teacher": 300, "task.train": 60, "task.validation": 20, "task.test": 40, "task.steps": [2], "teacher.fit.tokens": 60_000,
+        "teacher.model.width": 32, "teacher.model.layers": 1, "student.width": 32, "student.layers": 1, "fit.tokens": 20_000, "max_new_tokens": 30}
+
+
+def papermill(notebook, output, values, **how):
+    "As a researcher calls it."
+    given = [x for name, value in values.items() for x in ("-p", name, str(value))]
+    return subprocess.Popen([sys.executable, "-m", "papermill", str(notebook), str(output), "--no-progress-bar", *given], text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, **how)
+
+
+def finish(process):
+    said, _ = process.communicate(timeout=300)
+    return process.returncode, said
+
+
+def test_presets_cover_every_task_and_method():
+    for preset in PRESETS:
+        for task in TASKS:
+            for method in METHODS: assert resolve(method, task, preset).task.name == task
+        assert PRESETS[preset]["seeds"]
+
+
+@pytest.mark.parametrize("given, part", [
+    (dict(method="cott"), "method 'cott' is unknown: choose one of answer_only, cot"), (dict(task="gsm9k"), "task 'gsm9k' is unknown"),
+    (dict(preset="huge"), "preset 'huge' is unknown: choose one of full, quick, smoke"), (dict(template="xml"), "template 'xml' is unknown"),
+    (dict(vocabulary="some"), "vocabulary 'some' is unknown"), (dict(overrides="{fit.lrr: 1}"), "did you mean 'lr'"),
+    (dict(overrides="{fit.lr: fast}"), "lr"), (dict(overrides="[1]"), "name no settings"), (dict(overrides="{a: ["), "not YAML"),
+    (dict(overrides={"options.sample": 5}), "did you mean 'samples'"), (dict(overrides={"options.samples": 0}), "samples >= 1"),
+    (dict(overrides={"fit": 1}), "group"), (dict(overrides={"student.kind": "mamba"}), "model kind 'mamba'")])
+def test_wrong_settings_are_one_clear_line(given, part):
+    with pytest.raises(InputError, match=part.replace("(", r"\(").replace("[", r"\[")) as e: resolve(**given)
+    assert "\n" not in str(e.value)
+
+
+def test_overrides_reach_every_depth_and_leave_the_rest():
+    config = resolve("cot", overrides="{fit.lr: 1, task.steps: [2], teacher.fit.tokens: 5, options.samples: 7}")
+    assert (config.fit.lr, config.task.steps, config.teacher.fit.tokens, config.options["samples"]) == (1.0, (2,), 5, 7)
+    assert override(config, {}) == config and resolve().fit.lr == Config().fit.lr
+
+
+def test_a_runs_name_follows_from_what_determines_its_result(tmp_path, gsm8k):
+    moved = shutil.copytree(gsm8k, tmp_path/"moved")
+    settings = {"task.train": 50, "task.validation": 12, "task.test": 20}
+    def key(folder=gsm8k, method="cot", **more):
+        config = resolve(method, "gsm8k", data_dir=str(folder), **{"overrides": settings, **more})
+        return run_key(config, load_task(config.task))
+    assert key() == key(moved) == key(runs_dir="elsewhere")
+    with (moved/"gsm8k"/"test.jsonl").open("a") as f: f.write('{"question": "What is 5?", "answer": "#### 5"}\n')
+    others = [key(moved), key(seed=1), key(method="answer_only"), key(overrides={**settings, "fit.lr": 0.1})]
+    assert len({key(), *others}) == 5
+
+
+def test_the_teacher_does_not_change_what_asks_for_none():
+    def key(method, **more):
+        config = resolve(method, overrides={**TINY, **more})
+        return run_key(config, load_task(config.task))
+    assert key("answer_only") == key("answer_only", **{"teacher.fit.lr": 0.1}) and key("cot") != key("cot", **{"teacher.fit.lr": 0.1})
+
+
+def test_distil_from_a_teacher_from_scratch_once(tmp_path):
+    config = resolve("cot", overrides={**TINY, "teacher.fit.tokens": 400_000, "teacher.model.width": 64, "teacher.model.layers": 2,
+                                       "options.max_new_tokens": 60}, runs_dir=str(tmp_path))
+    record = distill(config)
+    folders = sorted(p.name.split("-")[0] for p in (tmp_path/"smoke"/"arithmetic").iterdir())
+    assert folders == ["cot", "teacher", "traces"]
+    assert record.tokens["train"] >= 20_000 and record.flops["teacher"] > 0 and record.tokens["teacher"] > 60*3
+    assert record.metrics["strict"]["n"] == 40 and len(record.curve) == config.fit.evaluations
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"}
+    assert distill(config) == record
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"}
+    assert row_name(distill(teacher_config(config))).startswith("teacher (")
+
+
+def test_an_encoder_decoder_goes_the_same_way(tmp_path):
+    record = distill(resolve("cot", teacher="gold", overrides={**TINY, "student.kind": "encoder-decoder"}, runs_dir=str(tmp_path)))
+    assert record.metrics["strict"]["n"] == 40 and "student.kind=encoder-decoder" in row_name(record)
+
+
+def test_checkpoints_as_teacher_and_student(tmp_path, make, texts):
+    make().save(tmp_path/"a")
+    make(vocabulary=300).save(tmp_path/"b")
+    common = dict(overrides={**TINY, "options.samples": 1}, runs_dir=str(tmp_path/"runs"))
+    with pytest.raises(InputError, match="400 and 300 tokens"):
+        distill(resolve("cot", teacher=str(tmp_path/"a"), student=str(tmp_path/"b"), **common))
+    with pytest.raises(InputError, match="checkpoint ./none is missing"): distill(resolve("cot", student="./none", **common))
+    with pytest.raises(InputError, match="checkpoint ./none is missing"): distill(resolve("cot", teacher="./none", **common))
+    record = distill(resolve("answer_only", student=str(tmp_path/"b"), **common | {"overrides": TINY}))
+    assert "student.source=b" in row_name(record) and record.metrics["strict"]["n"] == 40
+
+
+def test_text_alone_can_cross_vocabularies(tmp_path, make):
+    make(vocabulary=300).save(tmp_path/"b")
+    config = resolve("cot", teacher=str(tmp_path/"b"), vocabulary="any", overrides={**TINY, "options.samples": 1}, runs_dir=str(tmp_path))
+    with pytest.raises(InputError, match="traces of b end in an answer"): distill(config)  # it is untrained, and allowed
+
+
+def test_no_teacher_from_scratch_without_a_corpus(gsm8k, tmp_path):
+    settings = {"task.train": 50, "task.validation": 12, "task.test": 20}
+    with pytest.raises(InputError, match="task 'gsm8k' has no corpus"):
+        distill(resolve("cot", "gsm8k", teacher="scratch", data_dir=str(gsm8k), overrides=settings, runs_dir=str(tmp_path)))
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path/"file").touch()
+    with pytest.raises(InputError, match="set runs_dir"): distill(resolve("cot", teacher="gold", overrides=TINY, runs_dir=str(tmp_path/"file")))
+
+
+def test_parameters_refuse_what_the_call_does_not_know():
+    namespace = {"method": "cot", "_": "x", "In": [], "Out": {}, "Path": Path, "METHODS": resolve}
+    assert parameters(resolve, namespace) == {"method": "cot"}
+    with pytest.raises(InputError, match="parameter 'sed' is unknown: did you mean 'seed'"): parameters(resolve, {**namespace, "sed": 1})
+
+
+@pytest.mark.parametrize("values, part", [
+    ({"metod": "cot"}, "parameter 'metod' is unknown: did you mean 'method'? valid names are method, task, preset, seed, data_dir"),
+    ({"method": "cott"}, "method 'cott' is unknown"), ({"task": "gsm8k", "data_dir": "./nowhere"}, "data folder ./nowhere is missing")])
+def test_plain_papermill_stops_at_bad_input_with_one_line(root, tmp_path, values, part):
+    code, said = finish(papermill(root/"nbs"/"experiments"/"distill.ipynb", tmp_path/"out.ipynb", values, cwd=tmp_path))
+    assert code and f"InputError: {part}" in said and "resolve(" not in said.split("InputError")[1]
+
+
+def test_bad_rows_stop_papermill_with_file_and_line(root, tmp_path, gsm8k, edit):
+    edit(gsm8k/"gsm8k"/"train.jsonl", 3, '{"question": ')
+    code, said = finish(papermill(root/"nbs"/"experiments"/"distill.ipynb", tmp_path/"out.ipynb", {"task": "gsm8k", "data_dir": gsm8k}, cwd=tmp_path))
+    assert code and "train.jsonl has 1 bad row: line 3: broken JSON" in said
+
+
+@pytest.mark.parametrize("arguments, part", [
+    (["run", "DISTILL", "OUT", "-p", "metod", "cot"], "parameter 'metod' is unknown"), (["run", "UNTAGGED", "OUT"], "0 cells tagged 'parameters'"),
+    (["run", "none.ipynb", "OUT"], "none.ipynb is missing"), (["run", "BROKEN", "OUT"], "cannot be read"),
+    (["run", "DISTILL", "OUT", "-p", "preset", "huge"], "preset 'huge' is unknown"), (["report", "--methods", "cott"], "method 'cott'"),
+    (["report", "--preset", "huge"], "preset 'huge'"), (["report", "--tasks", "gsm8k", "--data-dir", "nowhere"], "data folder nowhere is missing")])
+def test_the_command_line_says_one_line_and_exits_with_2(root, tmp_path, monkeypatch, capsys, arguments, part):
+    notebook = nbformat.read(root/"nbs"/"experiments"/"distill.ipynb", as_version=4)
+    for cell in notebook.cells: cell.metadata.pop("tags", None)
+    nbformat.write(notebook, tmp_path/"untagged.ipynb")
+    (tmp_path/"broken.ipynb").write_text("{")
+    places = {"DISTILL": str(root/"nbs"/"experiments"/"distill.ipynb"), "UNTAGGED": "untagged.ipynb", "BROKEN": "broken.ipynb", "OUT": "out.ipynb"}
+    for folder in ("nbs", "settings.ini"): (tmp_path/folder).symlink_to(root/folder)
+    monkeypatch.chdir(tmp_path)
+    assert main([places.get(a, a) for a in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and part in said and said.count("\n") == 1
+
+
+def test_a_grid_asks_the_teacher_last():
+    names = [c.name for c in grid("smoke", ["arithmetic"], ["cot", "answer_only"], seeds=[0, 1])]
+    assert names == ["arithmetic teacher", *(f"arithmetic {m} seed {s}" for m in ("answer_only", "cot") for s in (0, 1))]
+
+
+def test_notebook_parameters_are_the_arguments_of_the_call(root):
+    import inspect
+    for name, function in (("distill", resolve), ("report", report)):
+        assert notebook_parameters(root/"nbs"/"experiments"/f"{name}.ipynb") == [*inspect.signature(function).parameters]
+
+
+def test_a_killed_notebook_goes_on_and_gives_the_same_table(root, tmp_path):
+    "kill -9 of the papermill process and its kernel in the middle of training; the same command again."
+    values = {"method": "cot", "teacher": "gold", "overrides": json.dumps({**TINY, "fit.tokens": 150_000}), "preset": "smoke"}
+    def run(name): return papermill(root/"nbs"/"experiments"/"distill.ipynb", tmp_path/f"{name}.ipynb", {**values, "runs_dir": tmp_path/name}, cwd=tmp_path)
+    whole, killed = run("whole"), run("killed")
+    while not list((tmp_path/"killed").rglob("step-*/history.json")):
+        assert killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    for kernel in kernels_of(tmp_path/"killed"): os.kill(kernel, signal.SIGKILL)
+    killed.wait()
+    assert not list((tmp_path/"killed").rglob("record.json")), "the run ended before it could be killed"
+    for process in (whole, run("killed")):
+        code, said = finish(process)
+        assert code == 0, said
+    records = {name: json.loads(next((tmp_path/name).rglob("record.json")).read_text()) for name in ("whole", "killed")}
+    assert records["whole"]["starts"] == [0] and len(records["killed"]["starts"]) == 2 and records["killed"]["starts"][1] > 0
+    assert records["whole"]["metrics"] == records["killed"]["metrics"] and records["whole"]["curve"] == records["killed"]["curve"]
+    for name in records: report("smoke", str(tmp_path/name), str(tmp_path/name/"out"), str(tmp_path/name/"out"))
+    for file in ("benchmark.csv", "benchmark.md", "benchmark.tex", "by_steps.csv", "loss.svg", "loss.pdf"):
+        assert (tmp_path/"whole"/"out"/file).read_bytes() == (tmp_path/"killed"/"out"/file).read_bytes(), file
+
+
+def kernels_of(folder):
+    "Processes that hold the run's lock: papermill's kernel is in a process group of its own."
+    for entry in Path("/proc").glob("[0-9]*"):
+        try: held = [os.readlink(f) for f in (entry/"fd").iterdir()]
+        except OSError: continue
+        if any(str(folder) in h for h in held) and int(entry.name) != os.getpid(): yield int(entry.name)
+
+
+def test_records_of_other_code_stay_out_of_the_table(tmp_path):
+    config = resolve("answer_only", overrides=TINY, runs_dir=str(tmp_path))
+    record = distill(config)
+    other = tmp_path/"smoke"/"arithmetic"/"old"/"record.json"
+    other.parent.mkdir()
+    other.write_text(json.dumps(to_dict(replace(record, code="another"))))
+    *_, others = report("smoke", str(tmp_path), str(tmp_path/"out"), str(tmp_path/"out"))
+    assert others == 1 and len(benchmark_table([record])) == 1
+    other.write_text("{")
+    with pytest.raises(InputError, match="record .* cannot be read"): report("smoke", str(tmp_path), str(tmp_path/"out"), str(tmp_path/"out"))
+
+
+def test_real_gsm8k_rows_train_and_test_a_student(root, tmp_path, real_data):
+    values = {"method": "cot", "task": "gsm8k", "data_dir": real_data, "preset": "smoke", "runs_dir": tmp_path,
+              "overrides": json.dumps({"fit.tokens": 40_000, "task.test": 40, "student.layers": 1})}
+    code, said = finish(papermill(root/"nbs"/"experiments"/"distill.ipynb", tmp_path/"out.ipynb", values, cwd=tmp_path))
+    assert code == 0, said
+    record = json.loads(next(tmp_path.rglob("record.json")).read_text())
+    assert record["metrics"]["strict"]["n"] == 40 and record["config"]["teacher"]["source"] == "gold"

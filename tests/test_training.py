@@ -1,0 +1,142 @@
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from conftest import KINDS
+from reasoning_distill.core import InputError
+from reasoning_distill.models.losses import lm_loss
+from reasoning_distill.models.students import Encoded
+from reasoning_distill.training import FitConfig, fit, optimiser_step, plan_steps, validation_loss
+
+
+@pytest.fixture
+def examples(make):
+    student = make()
+    return student.encode(["Ann\n"]*12, [f"#### {'7'*(1 + i*i % 23)}" for i in range(12)])
+
+
+def weights_after_a_step(student, examples, micro_batch, processes=1):
+    optimizer = torch.optim.SGD(student.model.parameters(), lr=1.0)
+    value = optimiser_step(student, examples, optimizer, Accelerator(), FitConfig(micro_batch=micro_batch, clip=1e9))
+    return value, torch.cat([p.detach().flatten() for p in student.model.parameters()])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("micro_batch", [1, 5, 7])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(make, kind, micro_batch):
+    "One denominator for the whole step: 5 leaves a last window of 2, and lengths differ 20-fold."
+    student = make(kind)
+    examples = student.encode(["Ann\n"]*12, [f"#### {'7'*(1 + i*i % 23)}" for i in range(12)])
+    whole, expected = weights_after_a_step(student, examples, 12)
+    cut, found = weights_after_a_step(make(kind), examples, micro_batch)
+    assert torch.allclose(expected, found, atol=2e-6) and math.isclose(whole, cut, rel_tol=1e-5)
+
+
+def test_an_examples_weight_counts_in_the_loss_and_in_the_denominator(make, examples):
+    doubled = [replace(examples[0], weight=2.0), *examples[1:3]]
+    value, found = weights_after_a_step(make(), doubled, 2)
+    again, expected = weights_after_a_step(make(), [examples[0], *examples[:3]], 4)
+    assert math.isclose(value, again, rel_tol=1e-5) and torch.allclose(found, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_changes_every_weight_and_lowers_the_loss(make, examples, tmp_path, kind):
+    student = make(kind)
+    before = {n: p.clone() for n, p in student.model.named_parameters()}
+    first = validation_loss(student, examples, Accelerator())
+    history = fit(student, examples, examples, FitConfig(tokens=4000, batch_size=4, evaluations=3), 0, tmp_path)
+    assert not [n for n, p in student.model.named_parameters() if torch.equal(p, before[n])]
+    assert history.best_loss < 0.7*first and history.tokens >= 4000
+    assert history.prompt_tokens + history.completion_tokens == history.tokens
+
+
+def test_the_validation_loss_is_the_mean_over_tokens(make, examples):
+    student = make()
+    with torch.no_grad(): costs = [lm_loss(student, student.batch([e])).item() for e in examples]
+    mean = sum(costs)/sum(len(e.completion) for e in examples)
+    assert math.isclose(validation_loss(student, examples, Accelerator(), batch_size=5), mean, rel_tol=1e-5)
+    assert student.model.training
+
+
+def test_the_weights_with_the_least_validation_loss_are_kept(make, examples, tmp_path):
+    other = [Encoded(e.prompt, [7, 8, 9, e.completion[-1]]) for e in examples]  # training makes these worse and worse
+    student = make()
+    history = fit(student, examples, other, FitConfig(tokens=6000, batch_size=4, evaluations=6, lr=1e-2), 0, tmp_path)
+    losses = {p["step"]: p["validation"] for p in history.curve}
+    assert history.best_step == min(losses, key=losses.get) != history.step
+    student.model.eval()
+    assert math.isclose(validation_loss(student, other, Accelerator()), history.best_loss, rel_tol=1e-5)
+
+
+def test_the_plan_uses_the_budget_and_every_example_once_an_epoch():
+    lengths = [10 + i % 90 for i in range(230)]
+    plan = plan_steps(lengths, 3*sum(lengths), 16, seed=4)
+    assert sorted(i for b in plan for i in b) == sorted(3*list(range(230)))
+    assert sum(lengths[i] for b in plan[:-1] for i in b) < 3*sum(lengths)
+
+
+def test_bf16_trains(make, examples, tmp_path):
+    history = fit(make(), examples, examples, FitConfig(tokens=3000, batch_size=4, evaluations=3, precision="bf16"), 0, tmp_path)
+    assert history.curve[-1]["validation"] < history.curve[0]["validation"]
+
+
+def test_a_diverging_loss_stops_with_one_line(make, examples, tmp_path):
+    with pytest.raises(InputError, match="lower lr than 1e"):
+        fit(make(), examples, examples, FitConfig(tokens=50_000, lr=1e9, clip=1e12), 0, tmp_path)
+
+
+RUN = """
+import sys
+from pathlib import Path
+import torch
+from reasoning_distill.models.students import ModelConfig, build_student
+from reasoning_distill.training import FitConfig, fit
+torch.set_num_threads(1)
+student = build_student(ModelConfig(width=32, layers=1), 0, texts=["Ann has 7 eggs."]*5)
+examples = student.encode(["Ann has "]*40, [f"{i} eggs." for i in range(40)])
+config = FitConfig(tokens=int(sys.argv[2]), batch_size=6, micro_batch=4, evaluations=8)
+history = fit(student, examples[:30], examples[30:], config, 0, sys.argv[1])
+if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+    torch.save({"weights": {n: p.detach().clone() for n, p in student.model.named_parameters()}, "history": history.curve,
+                "starts": history.starts}, Path(sys.argv[1])/"result.pt")
+"""
+
+
+def start(folder, tokens, *prefix):
+    return subprocess.Popen([*(prefix or [sys.executable]), folder.parent/"run.py", str(folder), str(tokens)], stderr=subprocess.PIPE,
+                            start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
+    (tmp_path/"run.py").write_text(RUN)
+    whole = start(tmp_path/"whole", 60_000)
+    killed = start(tmp_path/"killed", 60_000)
+    while not list((tmp_path/"killed").glob("step-*/history.json")):
+        assert killed.poll() is None, killed.stderr.read().decode()
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path/"killed"/"result.pt").exists(), "the run ended before it could be killed"
+    for process in (whole, start(tmp_path/"killed", 60_000)): assert process.wait() == 0, process.stderr.read().decode()
+    a, b = (torch.load(tmp_path/name/"result.pt") for name in ("whole", "killed"))
+    assert all(torch.equal(p, b["weights"][n]) for n, p in a["weights"].items()) and a["history"] == b["history"]
+    assert a["starts"] == [0] and len(b["starts"]) == 2 and b["starts"][1] > 0
+
+
+def test_two_processes_train_as_one(tmp_path):
+    (tmp_path/"run.py").write_text(RUN)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision",
+              "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    for process in (start(tmp_path/"one", 3000), start(tmp_path/"two", 3000, *launch)):
+        assert process.wait() == 0, process.stderr.read().decode()[-3000:]
+    a, b = (torch.load(tmp_path/name/"result.pt") for name in ("one", "two"))
+    assert all(torch.allclose(p, b["weights"][n], atol=1e-3) for n, p in a["weights"].items())
+    assert all(math.isclose(p["validation"], q["validation"], rel_tol=1e-3) for p, q in zip(a["history"], b["history"], strict=True))
