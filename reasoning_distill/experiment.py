@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['METHODS', 'PRESETS', 'Method', 'TeacherConfig', 'Config', 'override', 'nearest', 'resolve', 'resolve_teacher',
            'parameters', 'code_hash', 'versions', 'project_folder', 'revision', 'hardware', 'checkpoint_hash',
-           'run_key', 'shared_tokenizer', 'template_for', 'teacher_config', 'open_teacher', 'run_folder', 'distill',
-           'locked', 'read_record']
+           'run_key', 'shared_tokenizer', 'template_for', 'placed', 'teacher_config', 'open_teacher', 'run_folder',
+           'distill', 'locked', 'read_record']
 
 # %% ../nbs/60_experiment.ipynb #36805e77
 import ast
@@ -47,7 +47,7 @@ from reasoning_distill.models.students import (
 from .tasks.splits import TASKS, Splits, TaskConfig, load_task
 from .teachers.local import GoldTeacher, LocalTeacher, Teacher
 from .templates import TEMPLATES, Mode, prompt_for, target_for
-from .training import FitConfig, Outcome, Setup, training_flops
+from .training import FitConfig, Outcome, Setup, device_of_choice, training_flops
 
 # %% ../nbs/60_experiment.ipynb #a0e8452d
 @dataclass(frozen=True)
@@ -267,6 +267,12 @@ def template_for(student: Student, asked: str = "auto") -> str:  # a name in `TE
     unknown = student.tokenizer.unk_token_id
     return "t5" if unknown is not None and unknown in student.tokenizer("<<1=1>>\n").input_ids else "plain"
 
+# %% ../nbs/60_experiment.ipynb #ed7e2575
+def placed(student: Student) -> Student:
+    "The same student on the device of choice."
+    student.model.to(device_of_choice().device)
+    return student
+
 # %% ../nbs/60_experiment.ipynb #e2344093
 def teacher_config(config: Config) -> Config:
     "The teacher's own training, as a run like any other: chain of thought from gold traces, on a corpus of its own."
@@ -283,9 +289,9 @@ def open_teacher(config: Config, splits: Splits) -> Teacher:
         if not splits.teacher: raise InputError(f"task {config.task.name!r} has no corpus to train a teacher from scratch on: "
                                                 "set teacher to 'gold', a folder or a hub name")
         record = distill(teacher_config(config), splits)
-        model = from_checkpoint(str(run_folder(teacher_config(config), splits)/"student"))
+        model = placed(from_checkpoint(str(run_folder(teacher_config(config), splits)/"student")))
         return LocalTeacher(model, "plain", key=record.key)
-    model = from_checkpoint(source)
+    model = placed(from_checkpoint(source))
     return LocalTeacher(model, template_for(model), name=Path(source).name, key=checkpoint_hash(source))
 
 # %% ../nbs/60_experiment.ipynb #975f83af
@@ -309,7 +315,7 @@ def distill(
 # %% ../nbs/60_experiment.ipynb #fd733ba1
 def _distill(config: Config, splits: Splits, folder: Path) -> None:
     method, tokenizer = METHODS[config.method], shared_tokenizer(config, splits)
-    student = build_student(config.student, config.seed, tokenizer)
+    student = placed(build_student(config.student, config.seed, tokenizer))
     teacher = open_teacher(config, splits) if method.asks else GoldTeacher()
     if config.vocabulary == "shared" and isinstance(teacher, LocalTeacher): check_same_vocabulary(teacher.model, student)
     torch.set_num_threads(config.threads)

@@ -7,6 +7,7 @@ __all__ = ['read_records', 'flat', 'row_name', 'rows_of', 'pooled', 'benchmark_t
            'write_table', 'loss_figure', 'write_figure', 'report']
 
 # %% ../nbs/61_report.ipynb #e5fc804b
+import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .core import InputError, RunRecord, choose, to_dict, write_file
-from .experiment import METHODS, PRESETS, code_hash, project_folder, read_record, resolve, teacher_config
+from .experiment import METHODS, PRESETS, code_hash, project_folder, read_record, resolve, teacher_config, versions
 from .stats import wilson
 from .tasks.splits import TASKS
 
@@ -110,11 +111,12 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:  # every cell a text
 def write_table(
     table: pd.DataFrame,
     stem: str | Path,  # path without suffix
+    note: str = "",  # a line below the Markdown table: where the numbers come from
 ) -> list[Path]:  # the files written
     "The table as .csv, .md and .tex."
     stem, shown = Path(stem), readable_table(table)
-    texts = {".csv": table.to_csv(index=False, float_format="%.6g"), ".md": shown.to_markdown(index=False, disable_numparse=True) + "\n",
-             ".tex": shown.to_latex(index=False, escape=True)}
+    texts = {".csv": table.to_csv(index=False, float_format="%.6g"), ".tex": shown.to_latex(index=False, escape=True),
+             ".md": "\n".join([shown.to_markdown(index=False, disable_numparse=True), *([f"\n{note}"] if note else []), ""])}
     return [write_file(stem.with_suffix(suffix), text) for suffix, text in texts.items()]
 
 # %% ../nbs/61_report.ipynb #10ddd875
@@ -129,9 +131,10 @@ def loss_figure(records: Sequence[RunRecord]) -> Figure:
         for (of, name), row in rows.items():
             for i, r in enumerate(row if of == task else ()):
                 ax.plot([p["tokens"]/1e6 for p in r.curve], [p["validation"] for p in r.curve], color=colours[name], alpha=0.8,
-                        marker=".", label=None if i else name)
+                        marker=".", label=None if i else textwrap.fill(name, 40))
         ax.set(title=task, xlabel="million training tokens", ylabel="validation loss, nats per token", ylim=(0, None), xlim=(0, None))
-        ax.legend(frameon=False)
+        ax.legend(frameon=False).set_in_layout(False)
+    plt.close(fig)  # shown by whoever asks for it, not a second time at the end of the cell
     return fig
 
 # %% ../nbs/61_report.ipynb #41fcfa7a
@@ -157,6 +160,7 @@ def report(
     "Write the benchmark table, the table by steps, and the loss plot."
     records, others = read_records(preset, runs_dir)
     tables, figure = (benchmark_table(records), steps_table(records)), loss_figure(records)
-    for name, table in zip(("benchmark", "by_steps"), tables, strict=True): write_table(table, project_folder()/tables_dir/name)
+    note = f"Preset `{preset}`, code `{code_hash()}`, {', '.join(f'{k} {v}' for k, v in versions().items())}."
+    for name, table in zip(("benchmark", "by_steps"), tables, strict=True): write_table(table, project_folder()/tables_dir/name, note)
     write_figure(figure, project_folder()/figures_dir/"loss")
     return *tables, figure, others

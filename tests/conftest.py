@@ -59,7 +59,7 @@ def real_data():
     "The public benchmarks, where DATA_DIR says they are."
     folder = os.environ.get("DATA_DIR", "")
     if not (Path(folder)/"gsm8k"/"train.jsonl").is_file(): pytest.skip("set DATA_DIR to a folder with gsm8k/train.jsonl to test on real rows")
-    return folder
+    return str(Path(folder).resolve())
 
 
 @pytest.fixture

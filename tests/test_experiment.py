@@ -177,7 +177,8 @@ def test_notebook_parameters_are_the_arguments_of_the_call(root):
 def test_a_killed_notebook_goes_on_and_gives_the_same_table(root, tmp_path):
     "kill -9 of the papermill process and its kernel in the middle of training; the same command again."
     values = {"method": "cot", "teacher": "gold", "overrides": json.dumps({**TINY, "fit.tokens": 150_000}), "preset": "smoke"}
-    def run(name): return papermill(root/"nbs"/"experiments"/"distill.ipynb", tmp_path/f"{name}.ipynb", {**values, "runs_dir": tmp_path/name}, cwd=tmp_path)
+    def run(name):
+        return papermill(root/"nbs"/"experiments"/"distill.ipynb", tmp_path/f"{name}.ipynb", {**values, "runs_dir": tmp_path/name}, cwd=tmp_path)
     whole, killed = run("whole"), run("killed")
     while not list((tmp_path/"killed").rglob("step-*/history.json")):
         assert killed.poll() is None, killed.communicate()[0]

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from conftest import KINDS
+
 from reasoning_distill.core import InputError
 from reasoning_distill.evaluate import evaluate, summarise
 from reasoning_distill.methods.answer_only import AnswerOnlyConfig, answer_only

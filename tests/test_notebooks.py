@@ -1,17 +1,22 @@
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-
 from conftest import ROOT
 
 NOTEBOOKS = sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 EXPERIMENTS = [p for p in NOTEBOOKS if p.parent.name == "experiments"]
 
 
+BIN = Path(sys.executable).parent
+
+
 def run(*command, cwd):
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    path = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=path)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -47,7 +52,7 @@ def test_notebooks_are_clean(fresh):
 
 
 def test_the_readme_is_the_index(fresh):
-    run("make", "readme", "-o", "setup", f"BIN={Path(run('which', 'jupyter', cwd=ROOT).stdout.strip()).parent}", cwd=fresh)
+    run("make", "readme", "-o", ".venv/.ready", f"BIN={BIN}", cwd=fresh)
     assert (fresh/"README.md").read_text() == (ROOT/"README.md").read_text(), "run 'make export'"
 
 

@@ -5,10 +5,9 @@ import tomllib
 
 import pytest
 import yaml
+from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.version import Version
-
-from conftest import ROOT
 
 
 @pytest.fixture(scope="module")

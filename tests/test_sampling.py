@@ -1,7 +1,7 @@
 import pytest
 import torch
-
 from conftest import KINDS
+
 from reasoning_distill.models.sampling import pick, sample, uniforms
 
 PROMPTS = ["Ann has ", "A", "Question: Ann has 3 eggs.", "Ben has 12 apples more than Ann. "]*6

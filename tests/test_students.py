@@ -3,10 +3,10 @@ import sys
 
 import pytest
 import torch
+from conftest import KINDS
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, T5Tokenizer
 
-from conftest import KINDS
 from reasoning_distill.core import InputError
 from reasoning_distill.models.losses import lm_loss
 from reasoning_distill.models.sampling import sample
@@ -178,6 +178,12 @@ def test_a_broken_checkpoint_is_one_line(tmp_path, content, part):
     for name, text in content.items(): (tmp_path/"model"/name).write_text(text)
     with pytest.raises(InputError, match=part) as e: from_checkpoint(str(tmp_path/"model"))
     assert "\n" not in str(e.value) and str(tmp_path/"model") in str(e.value)
+
+
+def test_damaged_weights_are_one_line(make, tmp_path):
+    path = make().save(tmp_path/"student")/"model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(InputError, match="cannot be loaded"): from_checkpoint(str(tmp_path/"student"))
 
 
 def test_pickled_weights_are_not_read(make, tmp_path):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import (
@@ -208,7 +209,7 @@ def from_checkpoint(
         auto = AutoModelForSeq2SeqLM if kind.is_encoder_decoder else AutoModelForCausalLM
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = auto.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError) as e:  # what transformers raises for a folder or name that it cannot read
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:  # what libraries raise for what they cannot read
         raise InputError(f"checkpoint {source} cannot be loaded ({str(e).splitlines()[0][:160]}): expected a folder in Hugging Face's "
                          "format or a name on its hub") from e
     if tokenizer.eos_token_id is None: raise InputError(f"checkpoint {source} has no end token: a student could never stop")

@@ -6,6 +6,7 @@
 __all__ = ['gsm8k_problem', 'read_gsm8k', 'stratified']
 
 # %% ../../nbs/tasks/10_benchmarks.ipynb #245d2044
+import itertools
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -45,7 +46,7 @@ def read_gsm8k(
 
 # %% ../../nbs/tasks/10_benchmarks.ipynb #dcef1f26
 def _from_file(path: Path, part: str) -> list[Problem]:
-    numbers = iter(range(10**9))
+    numbers = itertools.count()
     return read_jsonl(path, lambda row: gsm8k_problem(row, f"gsm8k/{part}/{next(numbers)}"))
 
 def _from_rows(rows: Sequence[dict], part: str) -> list[Problem]:
