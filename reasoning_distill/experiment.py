@@ -6,7 +6,7 @@
 __all__ = ['METHODS', 'PRESETS', 'Method', 'TeacherConfig', 'Config', 'override', 'nearest', 'resolve', 'resolve_teacher',
            'parameters', 'code_hash', 'versions', 'project_folder', 'revision', 'hardware', 'checkpoint_hash',
            'run_key', 'shared_tokenizer', 'template_for', 'placed', 'teacher_config', 'open_teacher', 'run_folder',
-           'distill', 'locked', 'read_record']
+           'distill', 'read_record']
 
 # %% ../nbs/60_experiment.ipynb #36805e77
 import ast
@@ -20,18 +20,16 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 
 import torch
 import yaml
-from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 import reasoning_distill
-from .core import InputError, RunRecord, T, choose, fingerprint, from_dict, to_dict, write_file, write_jsonl
+from .core import InputError, RunRecord, T, check_range, choose, fingerprint, from_dict, locked, to_dict, write_file, write_jsonl
 from .evaluate import evaluate, summarise
 from .methods.answer_only import AnswerOnlyConfig, answer_only
 from .methods.cot import CotConfig, cot
@@ -97,6 +95,8 @@ class Config:
         choose(self.method, METHODS, "method")
         choose(self.preset, PRESETS, "preset")
         if self.template != "auto": choose(self.template, TEMPLATES, "template")
+        check_range(self, 1, None, "max_new_tokens", "threads")
+        check_range(self, 0, 2**63, "seed")
         for name, known in (("vocabulary", ("shared", "any")), ("corpus", ("train", "teacher"))):
             choose(getattr(self, name), dict.fromkeys(known), name)
 
@@ -110,12 +110,17 @@ def override(
         head, _, rest = str(path).partition(".")
         known = config if isinstance(config, dict) else {f.name: getattr(config, f.name) for f in fields(config)}
         if head not in known: raise InputError(f"setting {head!r} is unknown: {nearest(head, known)}")
+        group = is_dataclass(known[head]) or isinstance(known[head], dict)
+        if rest and not group: raise InputError(f"setting {head!r} is a value and no group: {path!r} names nothing in it")
+        if group and not rest: raise InputError(f"setting {head!r} is a group: name what to change in it, as in '{head}.NAME'")
         if rest: value = override(known[head], {rest: value})
-        elif is_dataclass(known[head]) or isinstance(known[head], dict):
-            raise InputError(f"setting {head!r} is a group: name what to change in it, as in '{head}.{next(iter(to_dict(known[head])))}'")
-        elif type(known[head]) is float and type(value) is int: value = float(value)
+        elif type(known[head]) is float: value = _number(value)
         config = {**known, head: value} if isinstance(config, dict) else from_dict(type(config), {**known, head: value})
     return config
+
+def _number(value):
+    try: return float(value) if type(value) in (int, str) else value
+    except ValueError: return value  # refused, with its name, where the field's type is checked
 
 # %% ../nbs/60_experiment.ipynb #731955f7
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -161,6 +166,9 @@ def resolve(
     try: further = yaml.safe_load(overrides) if isinstance(overrides, str) else overrides
     except yaml.YAMLError as e: raise InputError(f"overrides {overrides!r} are not YAML: write them as '{{fit.lr: 0.001}}'") from e
     if not isinstance(further or {}, Mapping): raise InputError(f"overrides {overrides!r} name no settings: write them as '{{fit.lr: 0.001}}'")
+    for path in further or {}:
+        if path in ("method", "preset", "task.name", "seed", "corpus", "runs_dir"):
+            raise InputError(f"setting {path!r} is no override: give it as a parameter of its own")
     given = {"task.name": task, **PRESETS[preset][task], "task.data_dir": data_dir, "template": template, "vocabulary": vocabulary,
              "seed": seed, "runs_dir": runs_dir}
     if teacher: given["teacher.source"] = teacher
@@ -215,6 +223,7 @@ def project_folder() -> Path:
 # %% ../nbs/60_experiment.ipynb #37398b16
 def revision() -> str:  # git's hash, with '+' behind it when files were changed; 'unknown' outside a checkout
     "Which state of the project this is."
+    if not shutil.which("git"): return "unknown"
     def git(*args): return subprocess.run(["git", "-C", str(project_folder()), *args], capture_output=True, text=True)
     head = git("rev-parse", "HEAD")
     if head.returncode: return "unknown"
@@ -234,8 +243,8 @@ def checkpoint_hash(
 ) -> str:  # of a folder the hash of its files; a hub name stands for itself
     "What a checkpoint is, whatever its place."
     folder = Path(source)
-    if not folder.is_dir(): return source
-    parts = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".model"))
+    if source in ("scratch", "gold") or not folder.is_dir(): return source
+    parts = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     return fingerprint({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in parts})
 
 # %% ../nbs/60_experiment.ipynb #b621547b
@@ -247,7 +256,7 @@ def run_key(
     plain = to_dict(config)
     del plain["runs_dir"], plain["task"]["data_dir"]
     for model in (plain["teacher"], plain["student"]): model["source"] = checkpoint_hash(model["source"])
-    if not METHODS[config.method].asks: plain["teacher"] = plain["teacher"]["source"]
+    if not METHODS[config.method].asks or config.teacher.source != "scratch": plain["teacher"] = plain["teacher"]["source"]
     data = {part: [[p.id, p.question, p.answer, p.gold and p.gold.text] for p in problems] for part, problems in vars(splits).items()}
     return fingerprint([plain, fingerprint(data), code_hash(), versions()])
 
@@ -276,8 +285,9 @@ def placed(student: Student) -> Student:
 # %% ../nbs/60_experiment.ipynb #e2344093
 def teacher_config(config: Config) -> Config:
     "The teacher's own training, as a run like any other: chain of thought from gold traces, on a corpus of its own."
-    return replace(config, method="cot", options=asdict(CotConfig(samples=1)), corpus="teacher", seed=config.teacher.seed,
-                   student=config.teacher.model, fit=config.teacher.fit, threads=config.teacher.threads, template="plain",
+    model = replace(config.teacher.model, vocabulary=config.student.vocabulary)
+    return replace(config, method="cot", options=asdict(CotConfig(samples=1)), corpus="teacher", seed=config.teacher.seed, student=model,
+                   fit=config.teacher.fit, threads=config.teacher.threads, template="plain", vocabulary="shared",
                    teacher=replace(TeacherConfig(), source="gold"))
 
 # %% ../nbs/60_experiment.ipynb #1efce2b3
@@ -286,13 +296,12 @@ def open_teacher(config: Config, splits: Splits) -> Teacher:
     source = config.teacher.source
     if source == "gold": return GoldTeacher()
     if source == "scratch":
-        if not splits.teacher: raise InputError(f"task {config.task.name!r} has no corpus to train a teacher from scratch on: "
-                                                "set teacher to 'gold', a folder or a hub name")
         record = distill(teacher_config(config), splits)
         model = placed(from_checkpoint(str(run_folder(teacher_config(config), splits)/"student")))
         return LocalTeacher(model, "plain", key=record.key)
     model = placed(from_checkpoint(source))
-    return LocalTeacher(model, template_for(model), name=Path(source).name, key=checkpoint_hash(source))
+    template = template_for(model)
+    return LocalTeacher(model, template, name=Path(source).name, key=fingerprint([checkpoint_hash(source), template, code_hash()]))
 
 # %% ../nbs/60_experiment.ipynb #975f83af
 def run_folder(config: Config, splits: Splits) -> Path:
@@ -306,7 +315,12 @@ def distill(
     splits: Splits | None = None,  # by default as `config.task` says
 ) -> RunRecord:  # also in the run's folder, beside the student and its predictions
     "Run one experiment, or find its record; a run that died goes on where it stopped."
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("an experiment runs in one process, and WORLD_SIZE asks for more: start it without a launcher; "
+                         "of this library, training.fit alone works in several")
     splits = splits or load_task(config.task)
+    if not getattr(splits, config.corpus):
+        raise InputError(f"task {config.task.name!r} has no problems for a teacher from scratch: set teacher to 'gold', a folder or a hub name")
     folder = run_folder(config, splits)
     with locked(folder):
         if not (folder/"record.json").is_file(): _distill(config, splits, folder)
@@ -316,8 +330,9 @@ def distill(
 def _distill(config: Config, splits: Splits, folder: Path) -> None:
     method, tokenizer = METHODS[config.method], shared_tokenizer(config, splits)
     student = placed(build_student(config.student, config.seed, tokenizer))
+    if config.vocabulary == "shared" and method.asks and config.teacher.source != "gold":
+        check_same_vocabulary(tokenizer, student.tokenizer)  # the teacher's, which may yet have to be trained
     teacher = open_teacher(config, splits) if method.asks else GoldTeacher()
-    if config.vocabulary == "shared" and isinstance(teacher, LocalTeacher): check_same_vocabulary(teacher.model, student)
     torch.set_num_threads(config.threads)
     template, train = template_for(student, config.template), getattr(splits, config.corpus)
     setup = Setup(student, teacher, train, splits.validation, template, config.fit, config.seed, folder, folder.parent/"traces")
@@ -330,10 +345,10 @@ def _distill(config: Config, splits: Splits, folder: Path) -> None:
     student.save(folder/"student")
     write_jsonl(folder/"predictions.jsonl", predictions)
     record = RunRecord(run_key(config, splits), to_dict(config), revision(), code_hash(), versions(), hardware(),
-                       {"method": clock[1] - clock[0], "training": outcome.history.seconds, "evaluation": clock[2] - clock[1]},
+                       {"training": outcome.history.seconds, "evaluation": clock[2] - clock[1], "last start": clock[2] - clock[0]},
                        *_price(student, teacher, outcome, read, sum(p.tokens for p in predictions)),
                        {**summarise(predictions), "best_step": outcome.history.best_step, "report": outcome.report}, outcome.history.curve,
-                       outcome.history.starts)
+                       run_key(replace(config, seed=0), splits), outcome.history.starts)
     write_file(folder/"record.json", json.dumps(to_dict(record), indent=1) + "\n")
     shutil.rmtree(folder/"checkpoints", ignore_errors=True)
 
@@ -345,17 +360,8 @@ def _price(student: Student, teacher: Teacher, outcome: Outcome, read: int, writ
              "teacher": forward_flops(teacher.model, asked, answered) if isinstance(teacher, LocalTeacher) else 0.0}
     return tokens, flops
 
-# %% ../nbs/60_experiment.ipynb #222814fb
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    "Hold a run's folder, or wait until whoever holds it is done."
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise InputError(f"folder {folder} cannot be made ({e.strerror}): set runs_dir to a place that can be written") from e
-    with FileLock(folder/".lock"): yield
-
-# %% ../nbs/60_experiment.ipynb #72b70146
+# %% ../nbs/60_experiment.ipynb #abd40875
 def read_record(path: str | Path) -> RunRecord:
     "The record in a file."
-    try: row = json.loads(Path(path).read_text())
+    try: return from_dict(RunRecord, json.loads(Path(path).read_text()))
     except (OSError, ValueError) as e: raise InputError(f"record {path} cannot be read ({e}): remove it and run the experiment again") from e
-    return from_dict(RunRecord, row)

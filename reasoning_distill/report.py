@@ -7,8 +7,10 @@ __all__ = ['read_records', 'flat', 'row_name', 'rows_of', 'pooled', 'benchmark_t
            'write_table', 'loss_figure', 'write_figure', 'report']
 
 # %% ../nbs/61_report.ipynb #e5fc804b
+import io
+import json
 import textwrap
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,15 +28,21 @@ def read_records(
     preset: str,  # a name in `PRESETS`
     runs_dir: str = "runs",
 ) -> tuple[list[RunRecord], int]:  # in the order of the table, and how many were left out, made by other code
-    "All records that the code as it is now has made."
+    "All records that the code as it is now has made, with the versions that are installed now."
     choose(preset, PRESETS, "preset")
     folder = project_folder()/runs_dir/preset
-    found = [read_record(p) for p in sorted(folder.glob("*/*/record.json"))]
-    records = [r for r in found if r.code == code_hash()]
+    found = sorted(folder.glob("*/*/record.json"))
+    records = [read_record(p) for p in found if _made_now(p)]
     if not records:
         raise InputError(f"folder {folder} holds no records of the present code ({len(found)} of other code): run the experiments first, "
                          f"with 'make report PRESET={preset}'")
     return sorted(records, key=_place), len(found) - len(records)
+
+def _made_now(path: Path) -> bool:
+    "Whether a record, in whatever format it is, was made by this code with these versions."
+    try: row = json.loads(path.read_text())
+    except ValueError as e: raise InputError(f"record {path} cannot be read ({e}): remove it and run the experiment again") from e
+    return isinstance(row, dict) and (row.get("code"), row.get("versions")) == (code_hash(), versions())
 
 def _place(record: RunRecord) -> tuple:
     config = record.config
@@ -63,8 +71,9 @@ def row_name(record: RunRecord) -> str:
 def rows_of(records: Sequence[RunRecord]) -> dict[tuple[str, str], list[RunRecord]]:
     "Records by task and row name: those in a row differ in their seed alone."
     rows = defaultdict(list)
-    for r in records: rows[r.config["task"]["name"], row_name(r)].append(r)
-    return dict(rows)
+    for r in records: rows[r.config["task"]["name"], row_name(r), r.row].append(r)
+    alike = Counter((task, name) for task, name, _ in rows)
+    return {(task, name if alike[task, name] == 1 else f"{name} [{row[:6]}]"): found for (task, name, row), found in rows.items()}
 
 # %% ../nbs/61_report.ipynb #bd08744c
 def pooled(rates: Sequence[dict]) -> dict:  # accuracy, low, high in percent, and n
@@ -143,12 +152,12 @@ def write_figure(
     stem: str | Path,  # path without suffix
 ) -> list[Path]:  # the files written
     "The figure as .svg and .pdf, without dates or random names in them."
-    stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    with plt.rc_context({"svg.hashsalt": "reasoning_distill"}):
-        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
-        figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
-    return [stem.with_suffix(".svg"), stem.with_suffix(".pdf")]
+    def drawn(kind, undated):
+        with io.BytesIO() as drawing, plt.rc_context({"svg.hashsalt": "reasoning_distill"}):
+            figure.savefig(drawing, format=kind, metadata={undated: None})
+            return drawing.getvalue()
+    kinds = {"svg": "Date", "pdf": "CreationDate"}
+    return [write_file(Path(stem).with_suffix(f".{kind}"), drawn(kind, undated)) for kind, undated in kinds.items()]
 
 # %% ../nbs/61_report.ipynb #10f9c357
 def report(

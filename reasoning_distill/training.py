@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from .core import InputError, Problem, Trace, choose, from_dict, whole_folder, write_file
+from .core import InputError, Problem, Trace, check_range, choose, from_dict, whole_folder, write_file
 from .models.losses import Loss, lm_loss
 from .models.students import Encoded, Student, forward_flops
 
@@ -46,15 +46,19 @@ class FitConfig:
     precision: str = "no"  # 'no' (float32) or 'bf16' (matrix products in bfloat16, weights and losses in float32)
 
     def __post_init__(self):
-        for name in ("tokens", "batch_size", "micro_batch", "lr", "evaluations", "clip"):
-            if getattr(self, name) <= 0: raise InputError(f"{name} = {getattr(self, name)} is too small: expected more than 0")
+        check_range(self, 1, None, "tokens", "batch_size", "micro_batch", "evaluations")
+        check_range(self, 1e-12, None, "lr", "clip")
+        check_range(self, 0, None, "weight_decay")
+        check_range(self, 0, 1, "warmup")
+        if not all(0 <= b < 1 for b in self.betas):
+            raise InputError(f"betas = {self.betas} are out of range: expected two numbers from 0 to below 1")
         choose(self.precision, PRECISIONS, "precision")
 
 # %% ../nbs/40_training.ipynb #92fe4cbe
 @dataclass(frozen=True)
 class History:
     "What training did."
-    curve: list[dict] = field(default_factory=list)  # step, tokens, validation loss and mean training loss since the last entry, nats per completion token
+    curve: list[dict] = field(default_factory=list)  # step, tokens, validation loss, mean training loss since the last entry; nats per token
     step: int = 0  # optimiser steps done
     best_step: int = 0  # the one whose weights were kept: least validation loss
     best_loss: float = math.inf  # that loss, nats per completion token

@@ -1,3 +1,4 @@
+import ast
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from reasoning_distill.cli import grid, main, notebook_parameters
 from reasoning_distill.core import InputError, to_dict
 from reasoning_distill.experiment import METHODS, PRESETS, Config, distill, override, parameters, resolve, run_key, teacher_config
-from reasoning_distill.report import benchmark_table, report, row_name
+from reasoning_distill.report import benchmark_table, report, row_name, rows_of
 from reasoning_distill.tasks.splits import TASKS, load_task
 
 TINY = {"task.teacher": 300, "task.train": 60, "task.validation": 20, "task.test": 40, "task.steps": [2], "teacher.fit.tokens": 60_000,
@@ -46,14 +47,20 @@ def test_presets_cover_every_task_and_method():
     (dict(vocabulary="some"), "vocabulary 'some' is unknown"), (dict(overrides="{fit.lrr: 1}"), "did you mean 'lr'"),
     (dict(overrides="{fit.lr: fast}"), "lr"), (dict(overrides="[1]"), "name no settings"), (dict(overrides="{a: ["), "not YAML"),
     (dict(overrides={"options.sample": 5}), "did you mean 'samples'"), (dict(overrides={"options.samples": 0}), "samples >= 1"),
-    (dict(overrides={"fit": 1}), "group"), (dict(overrides={"student.kind": "mamba"}), "model kind 'mamba'")])
+    (dict(overrides={"fit": 1}), "group"), (dict(overrides={"options": {"samples": 5}}), "group"),
+    (dict(overrides={"seed.x": 1}), "no group"),
+    (dict(overrides={"options.samples.x": 1}), "no group"), (dict(overrides={"task.steps": 2}), "Config"), (dict(method=["cot"]), "unknown"),
+    (dict(overrides={"method": "answer_only"}), "parameter of its own"), (dict(overrides={"max_new_tokens": 0}), "max_new_tokens = 0"),
+    (dict(overrides={"threads": 0}), "threads = 0"), (dict(seed=-1), "seed = -1"), (dict(seed=2**70), "seed"),
+    (dict(overrides={"task.teacher": -1}), "teacher = -1"), (dict(overrides={"fit.betas": 0.9}), "FitConfig"),
+    (dict(overrides={"student.kind": "mamba"}), "model kind 'mamba'")])
 def test_wrong_settings_are_one_clear_line(given, part):
     with pytest.raises(InputError, match=part.replace("(", r"\(").replace("[", r"\[")) as e: resolve(**given)
     assert "\n" not in str(e.value)
 
 
 def test_overrides_reach_every_depth_and_leave_the_rest():
-    config = resolve("cot", overrides="{fit.lr: 1, task.steps: [2], teacher.fit.tokens: 5, options.samples: 7}")
+    config = resolve("cot", overrides="{fit.lr: 1e0, task.steps: [2], teacher.fit.tokens: 5, options.samples: 7}")
     assert (config.fit.lr, config.task.steps, config.teacher.fit.tokens, config.options["samples"]) == (1.0, (2,), 5, 7)
     assert override(config, {}) == config and resolve().fit.lr == Config().fit.lr
 
@@ -111,13 +118,44 @@ def test_checkpoints_as_teacher_and_student(tmp_path, make, texts):
 def test_text_alone_can_cross_vocabularies(tmp_path, make):
     make(vocabulary=300).save(tmp_path/"b")
     config = resolve("cot", teacher=str(tmp_path/"b"), vocabulary="any", overrides={**TINY, "options.samples": 1}, runs_dir=str(tmp_path))
-    with pytest.raises(InputError, match="traces of b end in an answer"): distill(config)  # it is untrained, and allowed
+    with pytest.raises(InputError, match="traces of b can be learnt from"): distill(config)  # it is untrained, and allowed
 
 
 def test_no_teacher_from_scratch_without_a_corpus(gsm8k, tmp_path):
     settings = {"task.train": 50, "task.validation": 12, "task.test": 20}
-    with pytest.raises(InputError, match="task 'gsm8k' has no corpus"):
-        distill(resolve("cot", "gsm8k", teacher="scratch", data_dir=str(gsm8k), overrides=settings, runs_dir=str(tmp_path)))
+    config = resolve("cot", "gsm8k", teacher="scratch", data_dir=str(gsm8k), overrides=settings, runs_dir=str(tmp_path))
+    for refused in (config, teacher_config(config)):
+        with pytest.raises(InputError, match="task 'gsm8k' has no problems for a teacher"): distill(refused)
+
+
+def test_several_processes_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="runs in one process"): distill(resolve(runs_dir=str(tmp_path)))
+
+
+def test_a_changed_solution_is_not_learnt_from_its_old_version(gsm8k, tmp_path):
+    settings = dict(overrides={"task.train": 50, "task.validation": 12, "task.test": 20, "fit.tokens": 3000, "student.layers": 1},
+                    data_dir=str(gsm8k), runs_dir=str(tmp_path))
+    first = distill(resolve("cot", "gsm8k", **settings))
+    path = gsm8k/"gsm8k"/"train.jsonl"
+    path.write_text(path.read_text().replace("Then", "And then"))
+    second = distill(resolve("cot", "gsm8k", **settings))
+    assert first.key != second.key and first.row != second.row and first.curve != second.curve
+    names = [name for _, name in rows_of([first, second])]
+    assert len(names) == 2 and all(name.startswith("cot") and "[" in name for name in names)
+
+
+def test_a_notebook_can_be_run_twice_in_one_session(root, tmp_path):
+    "Cells after the parameters leave no names behind that look like parameters."
+    for name in ("distill", "teacher", "report"):
+        notebook = nbformat.read(root/"nbs"/"experiments"/f"{name}.ipynb", as_version=4)
+        assigned = set()
+        for cell in notebook.cells:
+            if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
+                for node in ast.parse(cell.source).body:
+                    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.For) else []
+                    assigned |= {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+        assert {n for n in assigned if not n.startswith("_")} <= {"config", "record", "fig", "ax", "benchmark", "by_steps", "figure"}, name
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
@@ -149,7 +187,10 @@ def test_bad_rows_stop_papermill_with_file_and_line(root, tmp_path, gsm8k, edit)
     (["run", "DISTILL", "OUT", "-p", "metod", "cot"], "parameter 'metod' is unknown"), (["run", "UNTAGGED", "OUT"], "0 cells tagged 'parameters'"),
     (["run", "none.ipynb", "OUT"], "none.ipynb is missing"), (["run", "BROKEN", "OUT"], "cannot be read"),
     (["run", "DISTILL", "OUT", "-p", "preset", "huge"], "preset 'huge' is unknown"), (["report", "--methods", "cott"], "method 'cott'"),
-    (["report", "--preset", "huge"], "preset 'huge'"), (["report", "--tasks", "gsm8k", "--data-dir", "nowhere"], "data folder nowhere is missing")])
+    (["report", "--preset", "huge"], "preset 'huge'"),
+    (["run", "DISTILL", "DISTILL"], "cannot be written"), (["run", "DISTILL", ""], "cannot be written"),
+    (["run", "DISTILL", "broken.ipynb/out.ipynb"], "cannot be made"), (["run", "DISTILL", "OUT", "-p", "overrides", "{a: ["], "not YAML"),
+    (["report", "--tasks", "gsm8k", "--data-dir", "nowhere"], "data folder nowhere is missing")])
 def test_the_command_line_says_one_line_and_exits_with_2(root, tmp_path, monkeypatch, capsys, arguments, part):
     notebook = nbformat.read(root/"nbs"/"experiments"/"distill.ipynb", as_version=4)
     for cell in notebook.cells: cell.metadata.pop("tags", None)

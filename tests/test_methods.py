@@ -59,13 +59,25 @@ def test_cot_asks_for_samples_and_keeps_the_readable(setup):
     teacher = Scripted(reply)
     outcome = cot(setup(teacher=teacher), CotConfig(samples=3, temperature=0.9))
     assert teacher.asked == [(60, 3, 0.9), (20, 1, 0.0)]
-    assert outcome.report == {"examples": 120, "traces": 180, "truncated": 0, "no answer": 60, "kept": 120}
+    assert outcome.report == {"examples": 120, "traces": 180, "truncated": 0, "no answer": 60, "unknown characters": 0, "kept": 120}
     assert sum(t.tokens for t in outcome.traces) == 5*200  # the unreadable were paid for, too
 
 
 def test_cot_with_nothing_to_learn_from_says_so(setup):
     with pytest.raises(InputError, match="0 of 180 training and 0 of 20 validation traces of scripted"):
         cot(setup(teacher=Scripted(lambda p, j: "Hm.")), CotConfig())
+
+
+def test_gold_is_not_stored_and_so_never_stale(setup, problems):
+    given = setup()
+    cot(given, CotConfig())
+    assert not list(given.store.rglob("*.jsonl"))
+
+
+def test_what_a_vocabulary_cannot_write_is_left_out_and_counted(setup, monkeypatch):
+    given = setup(teacher=Scripted(lambda p, j: f"odd {j}\n#### 1"))
+    monkeypatch.setattr(type(given.student), "can_write", lambda self, text: "odd 1" not in text)
+    assert cot(given, CotConfig(samples=2)).report["unknown characters"] == 60
 
 
 def test_a_trace_is_never_bought_twice(problems, tmp_path):

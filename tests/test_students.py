@@ -13,7 +13,6 @@ from reasoning_distill.models.sampling import sample
 from reasoning_distill.models.students import (
     ModelConfig,
     Student,
-    build_student,
     check_same_vocabulary,
     forward_flops,
     from_checkpoint,
@@ -162,13 +161,12 @@ def test_generation_settings_of_a_checkpoint_do_not_leak(make, tmp_path):
 
 
 def test_vocabularies_are_compared_by_content(make, texts):
-    check_same_vocabulary(make(), make("encoder-decoder"))
-    other = build_student(ModelConfig(vocabulary=300), 0, texts=texts)
-    with pytest.raises(InputError, match=r"400 and 300 tokens"): check_same_vocabulary(make(), other)
-    renamed = make()
-    words = renamed.tokenizer.get_vocab()
+    ours = make().tokenizer
+    check_same_vocabulary(ours, make("encoder-decoder").tokenizer)
+    with pytest.raises(InputError, match=r"400 and 300 tokens"): check_same_vocabulary(ours, train_tokenizer(texts, 300))
+    words = ours.get_vocab()
     same_size = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({f"x{i}": i for i in words.values()})), eos_token="x1")
-    with pytest.raises(InputError, match="400 and 400"): check_same_vocabulary(make(), Student(renamed.model, same_size, False))
+    with pytest.raises(InputError, match="400 and 400"): check_same_vocabulary(ours, same_size)
 
 
 @pytest.mark.parametrize("content, part", [({}, "cannot be loaded"), ({"config.json": "{"}, "cannot be loaded"),
@@ -186,6 +184,19 @@ def test_damaged_weights_are_one_line(make, tmp_path):
     with pytest.raises(InputError, match="cannot be loaded"): from_checkpoint(str(tmp_path/"student"))
 
 
+def test_a_checkpoint_that_lacks_weights_is_refused(make, tmp_path):
+    from safetensors.torch import load_file, save_file
+    path = make(layers=2).save(tmp_path/"student")/"model.safetensors"
+    save_file({n: w for n, w in load_file(path).items() if ".layers.1." not in n}, path, {"format": "pt"})
+    with pytest.raises(InputError, match="lacks 9 weights, model.layers.1"): from_checkpoint(str(tmp_path/"student"))
+
+
+@pytest.mark.parametrize("wrong", [dict(width=0), dict(layers=0), dict(heads=0), dict(length=0), dict(vocabulary=10), dict(lora_rank=-1),
+                                   dict(width=33)])
+def test_a_size_out_of_range_is_named(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))): ModelConfig(**wrong)
+
+
 def test_pickled_weights_are_not_read(make, tmp_path):
     student = make()
     student.save(tmp_path/"student")
@@ -197,6 +208,7 @@ def test_pickled_weights_are_not_read(make, tmp_path):
 def test_too_long_an_example_is_refused(make):
     student = make(length=16)
     with pytest.raises(InputError, match="the model takes 16"): student.encode(["Ann has "*20], ["3"])
+    with pytest.raises(InputError, match="the model takes 16"): sample(student, ["Ann has "], max_new_tokens=16)
 
 
 def test_flops_of_an_encoder_decoder_count_the_encoder_on_the_prompt_alone(make):

@@ -78,6 +78,21 @@ def test_a_smaller_training_set_keeps_the_validation_set(gsm8k):
     assert small.validation == large.validation and len(small.train) == 10
 
 
+def test_a_single_file_is_cut_into_parts(gsm8k, tmp_path):
+    for name in ("own.jsonl", "own.json"):
+        own = (gsm8k/"gsm8k"/"train.jsonl").rename(tmp_path/name) if name == "own.jsonl" else (tmp_path/"own.jsonl").rename(tmp_path/name)
+        found = load_task(TaskConfig("gsm8k", str(own), train=50, validation=12, test=20))
+        parts = [{p.question for p in part} for part in (found.train, found.validation, found.test)]
+        assert [len(p) for p in parts] == [50, 12, 20] and len(set().union(*parts)) == 82
+    with pytest.raises(InputError, match="cannot be cut out"): load_task(TaskConfig("gsm8k", str(own), test=500))
+
+
+def test_a_question_in_two_parts_is_refused(gsm8k):
+    train, test = (gsm8k/"gsm8k"/f"{part}.jsonl" for part in ("train", "test"))
+    with test.open("a") as f: f.write(train.read_text().splitlines()[0].replace("What", "what ") + "\n")
+    with pytest.raises(InputError, match="stands in the data twice"): load_task(TaskConfig("gsm8k", str(gsm8k), train=50, validation=12, test=31))
+
+
 def test_gsm8k_as_datasets_saves_it(gsm8k, tmp_path):
     from datasets import load_dataset
     load_dataset("json", data_files={part: str(gsm8k/"gsm8k"/f"{part}.jsonl") for part in ("train", "test")}).save_to_disk(tmp_path/"saved")

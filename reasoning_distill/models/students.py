@@ -24,6 +24,7 @@ from transformers import (
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -31,7 +32,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from ..core import InputError, choose, whole_folder
+from ..core import InputError, check_range, choose, whole_folder
 
 # %% ../../nbs/models/30_students.ipynb #da3af701
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class ModelConfig:
 
     def __post_init__(self):
         choose(self.kind, ARCHITECTURES, "model kind")
+        check_range(self, 1, None, "width", "layers", "heads", "length")
+        check_range(self, 258, None, "vocabulary")  # the bytes, padding and end
+        check_range(self, 0, None, "lora_rank")
         if self.source == "scratch" and self.width % self.heads:
             raise InputError(f"width {self.width} is not divisible by {self.heads} heads: choose a multiple")
 
@@ -108,7 +112,9 @@ class Student:
     seq2seq: bool  # encoder-decoder, as T5
 
     @property
-    def name(self) -> str: return Path(self.model.config.name_or_path).name or "scratch"
+    def config(self) -> PreTrainedConfig: return getattr(self.model, "module", self.model).config  # `module`: several processes
+    @property
+    def name(self) -> str: return Path(self.config.name_or_path).name or "scratch"
     @property
     def device(self) -> torch.device: return next(self.model.parameters()).device
     @property
@@ -127,15 +133,22 @@ class Student:
         for text, row in zip(completions, ids, strict=True): self._check_known(text, row)
         found = [Encoded(p, [*c, self.end], w) for p, c, w in
                  zip(self.encode_prompts(prompts), ids, weights or [1.0]*len(ids), strict=True)]
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        longest = max(map(len, found), default=0)
-        if limit and longest > limit:
-            raise InputError(f"an example has {longest} tokens and the model takes {limit}: leave it out, or use a model with longer context")
+        self.check_length(max(map(len, found), default=0))
         return found
 
+    def check_length(self, tokens: int) -> None:
+        "Refuse a sequence that is longer than the model takes."
+        limit = getattr(self.config, "max_position_embeddings", None)
+        if limit and tokens > limit:
+            raise InputError(f"prompt and completion come to {tokens} tokens and the model takes {limit}: lower max_new_tokens, leave the "
+                             "longest problems out, or use a model with a longer context")
+
+    def can_write(self, text: str) -> bool:
+        "Whether the vocabulary has all that a completion needs."
+        return self.tokenizer.unk_token_id not in self.tokenizer(text, add_special_tokens=False).input_ids
+
     def _check_known(self, text: str, row: list[int]) -> None:
-        unknown = self.tokenizer.unk_token_id
-        if unknown is not None and unknown in row:
+        if self.tokenizer.unk_token_id in row:
             raise InputError(f"completion {text[:60]!r} holds characters that the vocabulary of {self.name} lacks: "
                              "choose template 't5', which avoids '<' and newlines")
 
@@ -143,7 +156,7 @@ class Student:
         "Examples as padded tensors; masks follow from lengths."
         weights = [[e.weight]*len(e.completion) for e in examples]
         if self.seq2seq:
-            start = self.model.config.decoder_start_token_id
+            start = self.config.decoder_start_token_id
             inputs = {"input_ids": pad([e.prompt for e in examples], self.padding),
                       "attention_mask": pad([[1]*len(e.prompt) for e in examples]),
                       "decoder_input_ids": pad([[start, *e.completion[:-1]] for e in examples], self.padding)}
@@ -205,13 +218,17 @@ def from_checkpoint(
     if not Path(source).is_dir() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise InputError(f"checkpoint {source} is missing: expected a folder with config.json and model.safetensors")
     try:
-        kind = AutoConfig.from_pretrained(source)
+        kind = AutoConfig.from_pretrained(source, trust_remote_code=False)
         auto = AutoModelForSeq2SeqLM if kind.is_encoder_decoder else AutoModelForCausalLM
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = auto.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:  # what libraries raise for what they cannot read
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model, found = auto.from_pretrained(source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
+                                            output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as e:  # what libraries raise for what they cannot read
         raise InputError(f"checkpoint {source} cannot be loaded ({str(e).splitlines()[0][:160]}): expected a folder in Hugging Face's "
                          "format or a name on its hub") from e
+    if found["missing_keys"]:
+        raise InputError(f"checkpoint {source} lacks {len(found['missing_keys'])} weights, {sorted(found['missing_keys'])[0]} among them: "
+                         "get it again whole")
     if tokenizer.eos_token_id is None: raise InputError(f"checkpoint {source} has no end token: a student could never stop")
     if tokenizer.pad_token_id is None: tokenizer.pad_token = tokenizer.eos_token
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
@@ -245,9 +262,12 @@ def build_student(
     return with_lora(student, config.lora_rank, seed) if config.lora_rank else student
 
 # %% ../../nbs/models/30_students.ipynb #7c7850c5
-def check_same_vocabulary(teacher: Student, student: Student) -> None:  # raises InputError that names both sizes
-    "Refuse two models whose tokens differ."
-    ours, theirs = student.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
+def check_same_vocabulary(
+    teacher: PreTrainedTokenizerBase,
+    student: PreTrainedTokenizerBase,
+) -> None:  # raises InputError that names both sizes
+    "Refuse two tokenizers whose tokens differ."
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
     if ours != theirs:
         different = len(set(ours.items()) ^ set(theirs.items()))
         raise InputError(f"teacher and student have different vocabularies ({len(theirs):,} and {len(ours):,} tokens, {different:,} "

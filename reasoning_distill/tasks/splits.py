@@ -8,8 +8,9 @@ __all__ = ['TASKS', 'TaskConfig', 'Splits', 'arithmetic_splits', 'gsm8k_splits',
 # %% ../../nbs/tasks/12_splits.ipynb #fb5f448e
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
-from ..core import InputError, Problem, choose
+from ..core import InputError, Problem, check_range, choose
 from .arithmetic import SHARES_OF_SPLITS, arithmetic_problems
 from .benchmarks import read_gsm8k, stratified
 
@@ -29,8 +30,8 @@ class TaskConfig:
 
     def __post_init__(self):
         choose(self.name, TASKS, "task")
-        for field in ("train", "validation", "test"):
-            if getattr(self, field) < 1: raise InputError(f"{field} = {getattr(self, field)} problems is too few: expected at least 1")
+        check_range(self, 1, None, "train", "validation", "test")
+        check_range(self, 0, None, "teacher")
 
 # %% ../../nbs/tasks/12_splits.ipynb #0ec15dfa
 @dataclass(frozen=True)
@@ -51,10 +52,19 @@ def arithmetic_splits(config: TaskConfig) -> Splits:
 def gsm8k_splits(config: TaskConfig) -> Splits:
     "GSM8K, or a folder or file in its format; validation cut out of train, stratified by number of steps."
     train = read_gsm8k("train", config.data_dir)
-    if config.data_dir.endswith(".jsonl"): test, train = stratified(train, min(config.test, len(train)//4), config.seed)
+    if Path(config.data_dir).expanduser().is_file(): test, train = stratified(train, config.test, config.seed)
     else: test = _at_most(read_gsm8k("test", config.data_dir), config.test, config.seed)
     validation, train = stratified(train, config.validation, config.seed)
+    _check_apart(train, validation, test)
     return Splits(_at_most(train, config.train, config.seed), validation, test, teacher=[])
+
+def _check_apart(*parts: list[Problem]) -> None:
+    where = {}
+    for i, part in enumerate(parts):
+        for p in part:
+            if where.setdefault(" ".join(p.question.split()).casefold(), i) != i:
+                raise InputError(f"question {p.question[:60]!r} stands in the data twice, and both in and out of the training problems: "
+                                 "remove one of the two rows")
 
 def _at_most(problems: list[Problem], count: int, seed: int) -> list[Problem]:
     return random.Random(f"subset/{seed}").sample(problems, count) if count < len(problems) else problems

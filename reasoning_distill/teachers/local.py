@@ -13,7 +13,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from ..core import InputError, Problem, Trace, fingerprint, from_dict, read_jsonl, write_jsonl
+from ..core import InputError, Problem, Trace, fingerprint, from_dict, locked, read_jsonl, write_jsonl
 from ..models.sampling import sample
 from ..models.students import Student
 from ..templates import prompt_for, read_trace
@@ -48,7 +48,7 @@ class LocalTeacher:
     model: Student
     template: str  # a name in `templates.TEMPLATES`
     name: str = "teacher"
-    key: str = ""  # hash of its weights, or of what made them
+    key: str = ""  # hash of its weights, or of what made them, and of whatever else its text depends on
     batch_size: int = 256
 
     def traces(self, problems: Sequence[Problem], samples: int, temperature: float, max_new_tokens: int, seed: int) -> list[Trace]:
@@ -72,14 +72,16 @@ def collect(
     store: str | Path,  # folder in which traces are kept, one file a chunk
     chunk: int = 256,  # problems in a chunk: what can be lost when a run dies
 ) -> list[Trace]:  # in the problems' order, the samples of one together
-    "Ask a teacher, or find what it answered before."
+    "Ask a teacher, or find what it answered before; gold solutions cost nothing and are not stored."
     if samples < 1: raise InputError(f"{samples} samples a problem leave nothing to learn from: choose at least 1")
+    if isinstance(teacher, GoldTeacher): return teacher.traces(problems, samples, temperature, max_new_tokens, seed)
     request = {"teacher": teacher.key, "samples": samples, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed,
                "chunk": chunk, "problems": [[p.id, p.question] for p in problems]}
     folder, found = Path(store)/f"{teacher.name}-{fingerprint(request)}", []
-    for start in tqdm(range(0, len(problems), chunk), desc=f"traces from {teacher.name}", mininterval=2):
-        file = folder/f"{start:08d}.jsonl"
-        if not file.is_file():
-            write_jsonl(file, teacher.traces(problems[start:start + chunk], samples, temperature, max_new_tokens, seed))
-        found += read_jsonl(file, lambda row: from_dict(Trace, row))
+    with locked(folder):
+        for start in tqdm(range(0, len(problems), chunk), desc=f"traces from {teacher.name}", mininterval=2):
+            file = folder/f"{start:08d}.jsonl"
+            if not file.is_file():
+                write_jsonl(file, teacher.traces(problems[start:start + chunk], samples, temperature, max_new_tokens, seed))
+            found += read_jsonl(file, lambda row: from_dict(Trace, row))
     return found
