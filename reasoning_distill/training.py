@@ -172,7 +172,9 @@ def save_checkpoint(folder: Path, accelerator: Accelerator, history: History) ->
     accelerator.wait_for_everyone()
     name = f"step-{history.step:08d}"
     alone = accelerator.num_processes == 1
-    if not alone: accelerator.save_state(str(folder/f"{name}-parts"), safe_serialization=False)  # each process adds its random state
+    if not alone:
+        accelerator.save_state(str(folder/f"{name}-parts"), safe_serialization=False)  # each process adds its random state
+        accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         with whole_folder(folder/name) as scratch:
             if alone: accelerator.save_state(str(scratch), safe_serialization=False)
