@@ -43,6 +43,7 @@ def run_notebook(
     notebook: str | Path,
     output: str | Path,  # the executed copy; its folder is made
     values: Mapping,  # parameters by name
+    starts: int = 3,  # how often to start a kernel that dies before the first cell
 ) -> Path:  # the executed copy; raises InputError when the notebook does, or with the place of the log
     "Run a notebook with papermill, its parameters checked."
     output, known = Path(output), notebook_parameters(notebook)
@@ -53,9 +54,11 @@ def run_notebook(
     try: output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise InputError(f"folder {output.parent} cannot be made ({e.strerror}): choose another output") from e
     log = output.with_suffix(".log")
-    with log.open("w") as f:
-        done = subprocess.run([sys.executable, "-m", "papermill", str(notebook), str(output), "--no-progress-bar", "--log-output", "-y",
-                               yaml.safe_dump(dict(values))], stdout=f, stderr=subprocess.STDOUT)
+    command = [sys.executable, "-m", "papermill", str(notebook), str(output), "--no-progress-bar", "--log-output", "-y",
+               yaml.safe_dump(dict(values))]
+    for _ in range(starts):
+        with log.open("w") as f: done = subprocess.run(command, stdout=f, stderr=subprocess.STDOUT)
+        if "Kernel died before replying" not in log.read_text(): break
     if done.returncode: raise InputError(_what_failed(output) or f"notebook {notebook} failed: see {log}")
     return output
 

@@ -204,6 +204,20 @@ def test_the_command_line_says_one_line_and_exits_with_2(root, tmp_path, monkeyp
     assert said.startswith("error: ") and part in said and said.count("\n") == 1
 
 
+def test_a_kernel_that_dies_at_its_start_is_started_again(root, tmp_path, monkeypatch):
+    from reasoning_distill import cli
+    outcomes = iter([(1, "RuntimeError: Kernel died before replying to kernel_info"), (0, "done")])
+    def started(command, stdout, stderr):
+        code, said = next(outcomes)
+        stdout.write(said)
+        stdout.flush()
+        return subprocess.CompletedProcess(command, code)
+    monkeypatch.setattr(cli.subprocess, "run", started)
+    assert cli.run_notebook(root/"nbs"/"experiments"/"report.ipynb", tmp_path/"out.ipynb", {}) == tmp_path/"out.ipynb"
+    outcomes = iter([(1, "ValueError: no")])
+    with pytest.raises(InputError, match="failed: see"): cli.run_notebook(root/"nbs"/"experiments"/"report.ipynb", tmp_path/"out.ipynb", {})
+
+
 def test_a_grid_asks_the_teacher_last():
     names = [c.name for c in grid("smoke", ["arithmetic"], ["cot", "answer_only"], seeds=[0, 1])]
     assert names == ["arithmetic teacher", *(f"arithmetic {m} seed {s}" for m in ("answer_only", "cot") for s in (0, 1))]
@@ -220,7 +234,11 @@ def test_a_killed_notebook_goes_on_and_gives_the_same_table(root, tmp_path):
     values = {"method": "cot", "teacher": "gold", "overrides": json.dumps({**TINY, "fit.tokens": 150_000}), "preset": "smoke"}
     def run(name):
         return papermill(root/"nbs"/"experiments"/"distill.ipynb", tmp_path/f"{name}.ipynb", {**values, "runs_dir": tmp_path/name}, cwd=tmp_path)
-    whole, killed = run("whole"), run("killed")
+    whole = run("whole")
+    while not (tmp_path/"whole").exists():  # its kernel has started: two that start at once may pick one port
+        assert whole.poll() is None, whole.communicate()[0]
+        time.sleep(0.02)
+    killed = run("killed")
     while not list((tmp_path/"killed").rglob("step-*/history.json")):
         assert killed.poll() is None, killed.communicate()[0]
         time.sleep(0.02)
