@@ -1,9 +1,10 @@
-# make report [PRESET=smoke|quick|full] [TASKS="arithmetic gsm8k"] [DATA_DIR=folder]   run the grid, write tables and figures
+# make report [PRESET=smoke|quick|full] [TASKS="arithmetic gsm8k"] [DATA_DIR=folder] [SEEDS="0 1"]   run the grid, write tables and figures
 # make test                                                                           all checks, as in continuous integration
 PYTHON ?= python3
 PRESET ?= smoke
 TASKS ?= arithmetic
 DATA_DIR ?=
+SEEDS ?=
 LANES ?= 2
 
 BIN := .venv/bin
@@ -27,7 +28,7 @@ setup: .venv/.ready
 	@touch $@
 
 report: setup
-	reasoning-distill report --preset $(PRESET) --tasks $(TASKS) --data-dir "$(DATA_DIR)" --lanes $(LANES)
+	reasoning-distill report --preset $(PRESET) --tasks $(TASKS) --data-dir "$(DATA_DIR)" --lanes $(LANES) $(if $(SEEDS),--seeds $(SEEDS))
 
 test: setup
 	ruff check nbs tests
