@@ -62,6 +62,7 @@ class Step:
     text: str  # the sentence as written
     expression: str = ""  # the calculation, `48/2`; empty when none was found
     result: str = ""  # what it was said to give, `24`
+    uses: tuple[int, ...] = ()  # the earlier steps whose results it builds on, where that is known: the dependency graph
 
 # %% ../nbs/00_core.ipynb #82f0f8e1
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class Problem:
     steps: int  # reasoning steps of the gold solution: the difficulty
     gold: Trace | None = None  # a worked solution, where the data has one
     graph: str = ""  # canonical computation graph, for generated problems
+    family: str = ""  # the rare phrase or rule that it turns on; empty for an ordinary problem
+    facts: dict[str, str] = field(default_factory=dict)  # what the question or the world says, expression → result, where steps look things up
 
 # %% ../nbs/00_core.ipynb #b1ca3e3b
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Literal
 
 from ..core import Verdict
-from ..templates import MARKER
+from ..templates import MARKER, split_answer
 
 # %% ../../nbs/verify/20_answers.ipynb #7e0aa612
 Reading = Literal["strict", "flexible"]
@@ -24,9 +24,8 @@ def extract_answer(
     reading: Reading = "strict",
 ) -> str:  # the answer as written; empty when there is none to be read
     "What a completion gives as its final answer."
-    marks = list(MARKER.finditer(text))
-    if marks:
-        line = text[marks[-1].end():].strip().split("\n")[0].strip()
+    if MARKER.search(text):
+        line = split_answer(text)[1]
         number = NUMBER.search(line)
         return number.group() if number else line.rstrip(". ")
     if reading == "strict": return ""
