@@ -1,5 +1,6 @@
 # make report [PRESET=smoke|quick|full] [TASKS="arithmetic gsm8k"] [DATA_DIR=folder] [SEEDS="0 1"]   run the grid, write tables and figures
 # make test                                                                           all checks, as in continuous integration
+# make bench                                                                          training beside TRL, sampling beside generate, on one core
 PYTHON ?= python3
 PRESET ?= smoke
 TASKS ?= arithmetic
@@ -12,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Two lanes of one thread share two cores well only if idle threads sleep.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup report test notebooks export readme clean
+.PHONY: setup report test bench notebooks export readme clean
 .DEFAULT_GOAL := help
 
 help:
@@ -34,6 +35,11 @@ test: setup
 	ruff check nbs tests
 	nbdev_test --n_workers $(LANES)
 	pytest
+
+bench: setup
+	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'
+	OMP_NUM_THREADS=1 reasoning-distill run nbs/experiments/bench.ipynb runs/bench/bench.ipynb
+	@cat paper/tables/speed.md
 
 # Notebooks are the source: write the package and the README from them.
 export: setup

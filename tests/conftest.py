@@ -6,7 +6,8 @@ import pytest
 
 from reasoning_distill.core import Step, Trace, write_jsonl
 from reasoning_distill.models.students import ModelConfig, build_student
-from reasoning_distill.tasks.arithmetic import arithmetic_problems
+from reasoning_distill.tasks.arithmetic import arithmetic_task
+from reasoning_distill.tasks.generate import generate
 from reasoning_distill.templates import prompt_for, target_for
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +21,7 @@ def root():
 
 @pytest.fixture(scope="session")
 def problems():
-    return arithmetic_problems("train", 120, seed=0, steps=(2, 3), largest=30)
+    return generate(arithmetic_task(largest=30), "train", 120, seed=0)
 
 
 @pytest.fixture(scope="session")

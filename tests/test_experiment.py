@@ -11,14 +11,29 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from safetensors.torch import load_file
 
 from reasoning_distill.cli import grid, main, notebook_parameters
+from reasoning_distill.config import (
+    METHODS,
+    PRESETS,
+    Config,
+    base_config,
+    override,
+    parameters,
+    resolve,
+    resolve_base,
+    resolve_teacher,
+    teacher_config,
+)
 from reasoning_distill.core import InputError, to_dict
-from reasoning_distill.experiment import METHODS, PRESETS, Config, distill, override, parameters, resolve, run_key, teacher_config
+from reasoning_distill.experiment import distill, distill_all, open_student, run_folder, run_key
+from reasoning_distill.landscape import ARMS, landscape, landscape_configs, run_landscape, study_teacher, write_landscape
 from reasoning_distill.report import benchmark_table, report, row_name, rows_of
 from reasoning_distill.tasks.splits import TASKS, load_task
 
-TINY = {"task.teacher": 300, "task.train": 60, "task.validation": 20, "task.test": 40, "task.steps": [2], "teacher.fit.tokens": 60_000,
+TINY = {"task.base": 200, "task.teacher": 300, "task.train": 60, "task.validation": 20, "task.test": 40, "task.hard": 10, "task.shift": 10,
+        "task.steps": [2], "base.fit.tokens": 10_000, "teacher.fit.tokens": 60_000,
         "teacher.model.width": 32, "teacher.model.layers": 1, "student.width": 32, "student.layers": 1, "fit.tokens": 20_000, "max_new_tokens": 30}
 
 
@@ -89,13 +104,60 @@ def test_distil_from_a_teacher_from_scratch_once(tmp_path):
                                        "options.max_new_tokens": 60}, runs_dir=str(tmp_path))
     record = distill(config)
     folders = sorted(p.name.split("-")[0] for p in (tmp_path/"smoke"/"arithmetic").iterdir())
-    assert folders == ["cot", "teacher", "traces"]
+    assert folders == ["base", "base", "cot", "teacher", "traces"]  # the student's and the teacher's
     assert record.tokens["train"] >= 20_000 and record.flops["teacher"] > 0 and record.tokens["teacher"] > 60*3
     assert record.metrics["strict"]["n"] == 40 and len(record.curve) == config.fit.evaluations
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"}
     assert distill(config) == record
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"}
     assert row_name(distill(teacher_config(config))).startswith("teacher (")
+
+
+def test_a_student_starts_from_the_base_and_the_base_is_made_once(tmp_path):
+    config = resolve("answer_only", overrides=TINY, runs_dir=str(tmp_path))
+    splits = load_task(config.task)
+    base = distill(base_config(config), splits)
+    assert base.config["corpus"] == "base" and base.config["student"]["source"] == "scratch" and base.tokens["train"] >= 10_000
+    begun, weights = open_student(config, splits), load_file(run_folder(base_config(config), splits)/"student"/"model.safetensors")
+    assert all((p == weights[name]).all() for name, p in begun.model.named_parameters())
+    other = replace(config, seed=5, method="cot", options={}, task=replace(config.task, teacher=200, rarity=0.5))
+    assert distill(base_config(other)) == base and run_key(other, load_task(other.task)) != run_key(config, splits)
+    drawn = [resolve("cot", draw=d, overrides=TINY) for d in (0, 1)]
+    assert len({run_key(base_config(c), load_task(c.task)) for c in drawn}) == 2
+
+
+def test_a_corpus_keeps_its_own_validation_problems(tmp_path):
+    "The teacher's checkpoint is chosen on problems like its own, not on the students'."
+    config = resolve_teacher(overrides=TINY)
+    from reasoning_distill.experiment import _lessons
+    splits = load_task(config.task)
+    train, validation = _lessons(config, splits)
+    assert [*train, *validation] == splits.teacher and len(validation) == 20
+    with pytest.raises(InputError, match="leaves nothing"): _lessons(config, replace(splits, teacher=splits.teacher[:20]))
+
+
+def test_a_landscape_from_end_to_end(tmp_path):
+    settings = {**TINY, "teacher.fit.tokens": 300_000, "teacher.model.width": 64, "task.largest": 20}
+    configs = landscape_configs("smoke", "arithmetic", draw=3, seeds=2, overrides=settings, runs_dir=str(tmp_path))
+    assert [*configs][0] == ("arithmetic", "teacher", 3) and len(configs) == 1 + 2*len(ARMS)
+    assert all(c.task.seed == c.base.seed == 3 for c in configs.values())
+    assert len({c.fit.tokens for (_, arm, _), c in configs.items() if arm != "teacher"}) == 1
+    runs = run_landscape(configs, lanes=2)
+    tables = landscape(runs)
+    assert write_landscape(tables, runs, str(tmp_path/"out"), str(tmp_path/"out")).startswith("The gate")
+    assert {p.name for p in (tmp_path/"out").iterdir()} == {f"landscape_{n}.{s}" for n in ("gate", "arms") for s in ("csv", "md", "tex")} | {
+        "landscape.svg", "landscape.pdf"}
+    assert {"all", "ordinary", "inverse", "2", "hard", "shift"} == set(tables["arms"].group)
+    study = study_teacher(configs["arithmetic", "raw", 0], count=10, samples=2)
+    assert study.group.tolist() == ["ordinary", "inverse"] and study.problems.max() == 10
+
+
+def test_all_runs_are_done_before_an_error_is_raised(tmp_path):
+    good = resolve("answer_only", overrides=TINY, runs_dir=str(tmp_path))
+    said = []
+    with pytest.raises(InputError, match="bad: checkpoint ./none is missing"):
+        distill_all({("bad",): replace(good, student=replace(good.student, source="./none")), ("good",): good}, 2, said.append)
+    assert sorted(line.split("] ")[1].split(":")[0] for line in said) == ["bad", "good"] and list(tmp_path.rglob("answer_only*/record.json"))
 
 
 def test_an_encoder_decoder_goes_the_same_way(tmp_path):
@@ -147,7 +209,7 @@ def test_a_changed_solution_is_not_learnt_from_its_old_version(gsm8k, tmp_path):
 
 def test_a_notebook_can_be_run_twice_in_one_session(root, tmp_path):
     "Cells after the parameters leave no names behind that look like parameters."
-    for name in ("distill", "teacher", "report"):
+    for name in ("distill", "base", "teacher", "report", "landscape", "bench"):
         notebook = nbformat.read(root/"nbs"/"experiments"/f"{name}.ipynb", as_version=4)
         assigned = set()
         for cell in notebook.cells:
@@ -170,7 +232,7 @@ def test_parameters_refuse_what_the_call_does_not_know():
 
 
 @pytest.mark.parametrize("values, part", [
-    ({"metod": "cot"}, "parameter 'metod' is unknown: did you mean 'method'? valid names are method, task, preset, seed, data_dir"),
+    ({"metod": "cot"}, "parameter 'metod' is unknown: did you mean 'method'? valid names are method, task, preset, seed, draw, data_dir"),
     ({"method": "cott"}, "method 'cott' is unknown"), ({"task": "gsm8k", "data_dir": "./nowhere"}, "data folder ./nowhere is missing")])
 def test_plain_papermill_stops_at_bad_input_with_one_line(root, tmp_path, values, part):
     code, said = finish(papermill(root/"nbs"/"experiments"/"distill.ipynb", tmp_path/"out.ipynb", values, cwd=tmp_path))
@@ -219,13 +281,14 @@ def test_a_kernel_that_dies_at_its_start_is_started_again(root, tmp_path, monkey
 
 
 def test_a_grid_asks_the_teacher_last():
-    names = [c.name for c in grid("smoke", ["arithmetic"], ["cot", "answer_only"], seeds=[0, 1])]
-    assert names == ["arithmetic teacher", *(f"arithmetic {m} seed {s}" for m in ("answer_only", "cot") for s in (0, 1))]
+    names = [" ".join(name) for name in grid("smoke", ["arithmetic"], ["cot", "answer_only"], seeds=[0, 1])]
+    assert names == ["arithmetic base", "arithmetic teacher", *(f"arithmetic {m} seed {s}" for m in ("answer_only", "cot") for s in (0, 1))]
 
 
 def test_notebook_parameters_are_the_arguments_of_the_call(root):
     import inspect
-    for name, function in (("distill", resolve), ("report", report)):
+    calls = {"distill": resolve, "report": report, "teacher": resolve_teacher, "base": resolve_base, "landscape": landscape_configs}
+    for name, function in calls.items():
         assert notebook_parameters(root/"nbs"/"experiments"/f"{name}.ipynb") == [*inspect.signature(function).parameters]
 
 
@@ -239,21 +302,21 @@ def test_a_killed_notebook_goes_on_and_gives_the_same_table(root, tmp_path):
         assert whole.poll() is None, whole.communicate()[0]
         time.sleep(0.02)
     killed = run("killed")
-    while not list((tmp_path/"killed").rglob("step-*/history.json")):
+    while not list((tmp_path/"killed").rglob("cot-*/checkpoints/step-*/history.json")):
         assert killed.poll() is None, killed.communicate()[0]
         time.sleep(0.02)
     os.killpg(killed.pid, signal.SIGKILL)
     for kernel in kernels_of(tmp_path/"killed"): os.kill(kernel, signal.SIGKILL)
     killed.wait()
-    assert not list((tmp_path/"killed").rglob("record.json")), "the run ended before it could be killed"
+    assert not list((tmp_path/"killed").rglob("cot-*/record.json")), "the run ended before it could be killed"
     for process in (whole, run("killed")):
         code, said = finish(process)
         assert code == 0, said
-    records = {name: json.loads(next((tmp_path/name).rglob("record.json")).read_text()) for name in ("whole", "killed")}
+    records = {name: json.loads(next((tmp_path/name).rglob("cot-*/record.json")).read_text()) for name in ("whole", "killed")}
     assert records["whole"]["starts"] == [0] and len(records["killed"]["starts"]) == 2 and records["killed"]["starts"][1] > 0
     assert records["whole"]["metrics"] == records["killed"]["metrics"] and records["whole"]["curve"] == records["killed"]["curve"]
     for name in records: report("smoke", str(tmp_path/name), str(tmp_path/name/"out"), str(tmp_path/name/"out"))
-    for file in ("benchmark.csv", "benchmark.md", "benchmark.tex", "by_steps.csv", "loss.svg", "loss.pdf"):
+    for file in ("benchmark.csv", "benchmark.md", "benchmark.tex", "by_steps.csv", "by_family.csv", "loss.svg", "loss.pdf"):
         assert (tmp_path/"whole"/"out"/file).read_bytes() == (tmp_path/"killed"/"out"/file).read_bytes(), file
 
 

@@ -32,7 +32,7 @@ def test_samples_follow_from_seed_and_key_and_nothing_else(make, kind):
 
 def test_a_finished_row_leaves_the_batch(make, monkeypatch):
     from reasoning_distill.models import sampling
-    sizes, step = [], sampling.DecoderStepper.step
+    sizes, step = [], sampling.LlamaStepper.step
     def counted(self, tokens):
         scores = step(self, tokens)
         sizes.append(len(scores))
@@ -40,8 +40,8 @@ def test_a_finished_row_leaves_the_batch(make, monkeypatch):
         return scores
     student = make()
     self_end = student.end
-    monkeypatch.setattr(sampling.DecoderStepper, "step", counted)
-    completions = sample(student, ["Ann has "]*200, max_new_tokens=200)
+    monkeypatch.setattr(sampling.LlamaStepper, "step", counted)
+    completions = sample(student, ["Ann has "]*200, max_new_tokens=200, batch_size=200)
     assert sizes[0] == 200 and sizes[-1] < 30 and sizes == sorted(sizes, reverse=True)
     assert all(c.ids.count(student.end) == (not c.truncated) and (c.truncated or c.ids[-1] == student.end) for c in completions)
 

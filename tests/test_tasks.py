@@ -1,64 +1,18 @@
-import re
-import subprocess
-import sys
 from collections import Counter
-from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from reasoning_distill.core import InputError
 from reasoning_distill.tasks import benchmarks
-from reasoning_distill.tasks.arithmetic import SHARES_OF_SPLITS, arithmetic_problems, split_of
+from reasoning_distill.tasks.arithmetic import arithmetic_task
 from reasoning_distill.tasks.benchmarks import gsm8k_problem, read_gsm8k, stratified
+from reasoning_distill.tasks.generate import generate
 from reasoning_distill.tasks.splits import TaskConfig, load_task
-
-splits = st.sampled_from([*SHARES_OF_SPLITS])
-
-
-def calculate(expression):
-    left, operation, right = re.fullmatch(r"(\d+)([-+*/])(\d+)", expression).groups()
-    left, right = Fraction(left), Fraction(right)
-    return {"+": left + right, "-": left - right, "*": left*right, "/": left/right}[operation]
-
-
-@settings(deadline=None, max_examples=30)
-@given(splits, st.integers(0, 10**6), st.lists(st.integers(1, 8), min_size=1, max_size=4).map(tuple), st.integers(20, 99))
-def test_every_gold_trace_is_true_and_uses_only_what_it_knows(split, seed, steps, largest):
-    for problem in arithmetic_problems(split, 12, seed, steps, largest):
-        known = {int(n) for n in re.findall(r"\d+", problem.question)} | {2, 3, 4, 5}  # half, twice, a third ...
-        for step in problem.gold.steps:
-            assert calculate(step.expression) == int(step.result) <= largest
-            assert {int(n) for n in re.findall(r"\d+", step.expression)} <= known
-            known.add(int(step.result))
-        assert problem.gold.steps[-1].result == problem.answer == problem.gold.answer
-        assert len(problem.gold.steps) == problem.steps
-
-
-@settings(deadline=None, max_examples=10)
-@given(splits, splits, st.integers(0, 50), st.integers(0, 50))
-def test_no_two_splits_share_a_computation_whatever_the_seeds(a, b, seed, other):
-    first, second = ({p.graph for p in arithmetic_problems(s, 60, n)} for s, n in ((a, seed), (b, other)))
-    assert a == b or not first & second
-    assert all(split_of(g) == a for g in first) and len(first) == 60
-
-
-def test_the_same_problem_in_other_words_is_the_same_graph():
-    problems = arithmetic_problems("train", 300, 0, (2,), largest=20)
-    assert len({p.graph for p in problems}) == 300
-    with pytest.raises(InputError, match="more than split"): arithmetic_problems("train", 10**5, 0, (2,), largest=20)
-
-
-def test_problems_are_the_same_in_another_process():
-    code = "from reasoning_distill.tasks.arithmetic import arithmetic_problems; print(arithmetic_problems('test', 3, 7))"
-    runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
-    assert runs == {f"{arithmetic_problems('test', 3, 7)}\n"}
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 40, 99])
 def test_a_stratified_cut_keeps_the_mix(count):
-    problems = [p for n, k in ((50, 2), (30, 3), (20, 4)) for p in arithmetic_problems("train", n, k, (k,))]
+    problems = [p for n, k in ((50, 2), (30, 3), (20, 4)) for p in generate(arithmetic_task(), "train", n, k, (k,))]
     cut, rest = stratified(problems, count, seed=3)
     assert len(cut) == count and {p.id for p in cut} | {p.id for p in rest} == {p.id for p in problems} and len(rest) == 100 - count
     shares = Counter(p.steps for p in cut)
@@ -68,7 +22,7 @@ def test_a_stratified_cut_keeps_the_mix(count):
 def test_gsm8k_from_a_folder_and_its_subfolder(gsm8k):
     assert read_gsm8k("test", str(gsm8k)) == read_gsm8k("test", str(gsm8k/"gsm8k"))
     found = load_task(TaskConfig("gsm8k", str(gsm8k), train=50, validation=12, test=20))
-    assert [len(part) for part in (found.train, found.validation, found.test, found.teacher)] == [50, 12, 20, 0]
+    assert [len(part) for part in (found.train, found.validation, found.test, found.teacher, found.base)] == [50, 12, 20, 0, 0]
     assert Counter(p.steps for p in found.validation) == {1: 4, 2: 4, 3: 4}
     assert not {p.question for p in found.train} & {p.question for p in found.validation}
 

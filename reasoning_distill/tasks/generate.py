@@ -15,13 +15,13 @@ from typing import Protocol
 from ..core import InputError, Problem, Trace, choose
 
 # %% ../../nbs/tasks/11_generate.ipynb #d2a71f9c
-SHARES = {"teacher": 0.45, "train": 0.2, "validation": 0.1, "test": 0.1, "hard": 0.075, "shift": 0.075}
-SPLITS = ("base", *SHARES)
+SHARES = {"base": 0.1, "teacher": 0.4, "train": 0.2, "validation": 0.075, "test": 0.1, "hard": 0.075, "shift": 0.05}
+SPLITS = tuple(SHARES)
 
 # %% ../../nbs/tasks/11_generate.ipynb #8bd42940
 def split_of(
     graph: str,  # canonical computation graph
-) -> str:  # the one split, other than `base`, that may hold it
+) -> str:  # the one split that may hold it
     "Where a computation belongs, on every machine and for every seed."
     point = int.from_bytes(hashlib.sha256(graph.encode()).digest()[:8], "big")/2**64
     for split, share in SHARES.items():
@@ -40,7 +40,7 @@ class Generator:
     name: str
     draw: Callable[[random.Random, int, str, str], Plan | None]  # (rng, steps, family, split) → plan; None at a dead end
     write: Callable[[Plan, random.Random, str], Problem]  # (plan, rng, split) → problem without id
-    easy: Callable[[random.Random], Problem]  # easy material for a student's pretraining, without id
+    easy: Callable[[random.Random], Problem]  # easy material for pretraining, without id; its graph may be empty where it holds facts only
     steps: tuple[int, ...]  # numbers of steps of ordinary problems
     hard: tuple[int, ...]  # numbers of steps in the split `hard`
     families: tuple[str, ...]  # rare in a teacher's corpus, common elsewhere
@@ -56,13 +56,18 @@ def generate(
     share: float = 0.25,  # of problems that turn on a family
 ) -> list[Problem]:  # no two with the same computation, except in `base`
     "Problems of one split, without repetition."
-    choose(split, dict.fromkeys(SPLITS), "split")
+    choose(split, SHARES, "split")
     rng = random.Random(f"{task.name}/{split}/{seed}")
-    if split == "base": return [named(task.easy(rng), f"{task.name}/base/{seed}/{i}") for i in range(count)]
+    if split == "base": return [named(_easy(task, rng), f"{task.name}/base/{seed}/{i}") for i in range(count)]
     known, seen = task.hard if split == "hard" else steps or task.steps, set()
     if min(known) < 1: raise InputError(f"steps {known} cannot be drawn: expected numbers from 1")
     return [named(_next(task, split, wanted, _family(task, split, share, rng), rng, seen), f"{task.name}/{split}/{seed}/{i}")
             for i, wanted in enumerate(schedule(count, known))]
+
+def _easy(task: Generator, rng: random.Random) -> Problem:
+    while True:
+        problem = task.easy(rng)
+        if not problem.graph or split_of(problem.graph) == "base": return problem
 
 def _family(task: Generator, split: str, share: float, rng: random.Random) -> str:
     if split == "shift": return rng.choice(("", *task.unseen))

@@ -49,7 +49,7 @@ class LocalTeacher:
     template: str  # a name in `templates.TEMPLATES`
     name: str = "teacher"
     key: str = ""  # hash of its weights, or of what made them, and of whatever else its text depends on
-    batch_size: int = 256
+    batch_size: int = 64
 
     def traces(self, problems: Sequence[Problem], samples: int, temperature: float, max_new_tokens: int, seed: int) -> list[Trace]:
         "Sampled traces; the j-th sample of a problem is the same in whatever company it is drawn."
@@ -75,6 +75,7 @@ def collect(
     "Ask a teacher, or find what it answered before; gold solutions cost nothing and are not stored."
     if samples < 1: raise InputError(f"{samples} samples a problem leave nothing to learn from: choose at least 1")
     if isinstance(teacher, GoldTeacher): return teacher.traces(problems, samples, temperature, max_new_tokens, seed)
+    seed = seed if temperature else 0  # greedy traces are the same for all seeds
     request = {"teacher": teacher.key, "samples": samples, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed,
                "chunk": chunk, "problems": [[p.id, p.question] for p in problems]}
     folder, found = Path(store)/f"{teacher.name}-{fingerprint(request)}", []

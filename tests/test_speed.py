@@ -1,0 +1,90 @@
+"The quick paths give what the plain ones give. Nothing here is timed."
+import pytest
+import torch
+from transformers import GemmaConfig, GemmaForCausalLM
+
+from reasoning_distill.models import sampling, students
+from reasoning_distill.models.losses import lm_loss
+from reasoning_distill.models.sampling import DecoderStepper, LlamaStepper, sample, stepper_for
+from reasoning_distill.models.students import Student, has_short_cut, quick_products, with_lora
+
+PROMPTS = ["Ann has ", "A", "Question: Ann has 3 eggs.", "Ben has 12 apples more than Ann. "]*4
+
+
+def loss_and_gradient(student, batch):
+    student.model.zero_grad()
+    loss = lm_loss(student, batch)
+    loss.backward()
+    return loss, torch.cat([p.grad.flatten() for p in student.model.parameters()])
+
+
+@pytest.mark.parametrize("settings", [{}, dict(layers=3, width=64), dict(width=30, heads=3), dict(width=36, heads=1)])
+@pytest.mark.parametrize("words", [1, 3, 40])
+def test_loss_and_gradient_are_the_librarys(make, monkeypatch, settings, words):
+    "Also past 256 tokens, where attention takes another way, and with weights that differ from example to example."
+    student = make(**settings)
+    examples = student.encode(["Ann has 3 eggs. "*words, "Ben"], ["#### 3", "He has 12.\n#### 12"], [1.0, 0.5])
+    batch = student.batch(examples)
+    assert has_short_cut(student.model)
+    ours = loss_and_gradient(student, batch)
+    monkeypatch.setattr(students, "has_short_cut", lambda model: False)
+    theirs = loss_and_gradient(student, batch)
+    assert torch.allclose(ours[0], theirs[0], rtol=1e-5) and torch.allclose(ours[1], theirs[1], rtol=1e-3, atol=1e-4*theirs[1].abs().max())
+
+
+def test_what_differs_from_a_plain_llama_goes_the_librarys_way(make, texts):
+    plain = make()
+    gemma = GemmaForCausalLM(GemmaConfig(vocab_size=len(plain.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+                                         num_attention_heads=2, num_key_value_heads=1, head_dim=16, pad_token_id=0, eos_token_id=1))
+    other = Student(gemma.eval(), plain.tokenizer, False)
+    assert not has_short_cut(gemma) and stepper_for(other) is DecoderStepper
+    assert len(sample(other, PROMPTS, max_new_tokens=4)) == len(PROMPTS) and torch.isfinite(lm_loss(other, other.batch(other.encode(["A"], ["b"]))))
+    for change in (dict(num_key_value_heads=1), dict(attention_bias=True), dict(rope_parameters={"rope_type": "linear", "factor": 2.0}),
+                   dict(hidden_act="gelu"), dict(attention_dropout=0.1)):
+        model = type(plain.model)(type(plain.config)(**{**plain.config.to_dict(), **change}))
+        assert not has_short_cut(model), change
+    assert not has_short_cut(plain.model.double())
+    with torch.autocast("cpu", torch.bfloat16): assert not has_short_cut(make().model)
+    adapted = make()
+    with_lora(adapted, 2, 0)  # puts its layers into the model that it was given
+    assert not has_short_cut(adapted.model)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("batch_size", [1, 5, 16])
+def test_the_short_way_samples_the_same(make, monkeypatch, temperature, batch_size):
+    student = make(layers=2)
+    ours = sample(student, PROMPTS, temperature=temperature, max_new_tokens=20, batch_size=batch_size)
+    monkeypatch.setattr(sampling, "stepper_for", lambda student: DecoderStepper)
+    assert ours == sample(student, PROMPTS, temperature=temperature, max_new_tokens=20, batch_size=batch_size)
+
+
+def test_greedy_text_is_that_of_generate(make):
+    student = make(layers=2)
+    ours = sample(student, PROMPTS, temperature=0, max_new_tokens=16)
+    for prompt, completion in list(zip(PROMPTS, ours, strict=True))[:4]:
+        ids = torch.tensor(student.encode_prompts([prompt]))
+        theirs = student.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)[0, ids.shape[1]:]
+        assert completion.ids == theirs.tolist()
+
+
+def test_rows_that_leave_take_their_past_with_them(make):
+    student = make(layers=2)
+    ids = student.encode_prompts(PROMPTS[:6])
+    with torch.inference_mode():
+        steppers = [kind(student, ids, 8) for kind in (LlamaStepper, DecoderStepper)]
+        for tokens, rows in ((None, [0, 1, 2, 5]), ([5, 6, 7, 8], [3, 0]), ([9, 9], [1])):
+            scores = [s.step(None if tokens is None else torch.tensor(tokens)) for s in steppers]
+            assert torch.allclose(*scores, atol=1e-4)
+            for s in steppers: s.keep(torch.tensor(rows))
+
+
+def test_quick_products_are_exact_and_leave_the_setting_as_it_was():
+    a, b = torch.randn(2, 512, 512, generator=torch.Generator().manual_seed(0))
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    with quick_products(512): product = a @ b
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    exact = a.double() @ b.double()
+    assert (product - exact).abs().max() < 3*(a @ b - exact).abs().max()
+    with pytest.raises(KeyError), quick_products(512): raise KeyError
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
