@@ -59,8 +59,18 @@ def test_cot_asks_for_samples_and_keeps_the_readable(setup):
     teacher = Scripted(reply)
     outcome = cot(setup(teacher=teacher), CotConfig(samples=3, temperature=0.9))
     assert teacher.asked == [(60, 3, 0.9), (20, 1, 0.0)]
-    assert outcome.report == {"examples": 120, "traces": 180, "truncated": 0, "no answer": 60, "unknown characters": 0, "kept": 120}
+    assert outcome.report == {"examples": 120, "traces": 180, "truncated": 0, "no answer": 60, "unknown characters": 0, "wrong answer": 0,
+                              "kept": 120}
     assert sum(t.tokens for t in outcome.traces) == 5*200  # the unreadable were paid for, too
+
+
+def test_cot_can_keep_right_answers_only(setup, problems):
+    wrong = {p.id for p in problems[:30]}
+    def reply(p, j): return target_for(p.gold, "reason", "plain") if p.id not in wrong else "It is.\n#### 1000"
+    outcome = cot(setup(teacher=Scripted(reply)), CotConfig(samples=2, keep="gold"))
+    assert outcome.report["wrong answer"] == 60 and outcome.report["kept"] == outcome.report["examples"] == 60
+    assert cot(setup(teacher=Scripted(reply)), CotConfig(samples=2)).report["kept"] == 120
+    with pytest.raises(InputError, match="rule for keeping traces 'best' is unknown"): CotConfig(keep="best")
 
 
 def test_cot_with_nothing_to_learn_from_says_so(setup):

@@ -124,7 +124,7 @@ def t5_tokenizer(texts):
 def test_a_t5_checkpoint_in_its_own_format(texts, trace, tmp_path):
     from reasoning_distill.experiment import template_for
     from reasoning_distill.templates import target_for
-    tokenizer = t5_tokenizer(texts)
+    tokenizer = t5_tokenizer([*texts, "Step 1: In May she sold 24 clips. The answer is 72"])
     model = T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2,
                                                 decoder_start_token_id=0, pad_token_id=0, eos_token_id=1))
     model.save_pretrained(tmp_path/"t5")
