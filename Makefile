@@ -10,8 +10,9 @@ LANES ?= 2
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Two lanes of one thread share two cores well only if idle threads sleep.
+# Two lanes of one thread share two cores well, and only if idle threads sleep. Runs set their own number of threads.
 export OMP_WAIT_POLICY := PASSIVE
+export OMP_NUM_THREADS := 1
 
 .PHONY: setup report test bench notebooks export readme clean
 .DEFAULT_GOAL := help
