@@ -56,6 +56,12 @@ def test_presets_cover_every_task_and_method():
         assert PRESETS[preset]["seeds"]
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_ask_for_no_more_than_the_smallest_world_holds(preset):
+    splits = load_task(resolve("cot", "strategy", preset, overrides={"task.base": 10}).task)
+    assert len(splits.test) == resolve("cot", "strategy", preset).task.test
+
+
 @pytest.mark.parametrize("given, part", [
     (dict(method="cott"), "method 'cott' is unknown: choose one of answer_only, cot"), (dict(task="gsm9k"), "task 'gsm9k' is unknown"),
     (dict(preset="huge"), "preset 'huge' is unknown: choose one of full, quick, smoke"), (dict(template="xml"), "template 'xml' is unknown"),
