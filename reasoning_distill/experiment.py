@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from functools import cache, lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -37,8 +38,9 @@ from .templates import prompt_for, target_for
 from .training import Outcome, Setup, device_of_choice, training_flops
 
 # %% ../nbs/61_experiment.ipynb #a4744f74
+@cache
 def code_hash() -> str:  # 12 hexadecimal digits
-    "A hash of the code that results depend on, comments and layout aside."
+    "A hash of the code that results depend on, comments and layout aside, as this process first found it."
     package = Path(reasoning_distill.__file__).parent
     after = {"report.py", "cli.py", "landscape.py", "bench.py", "_modidx.py"}
     return fingerprint({str(p.relative_to(package)): ast.dump(ast.parse(p.read_text())) for p in sorted(package.rglob("*.py"))
@@ -96,9 +98,14 @@ def run_key(
     if "teacher" not in used: del plain["task"]["rarity"]
     if not METHODS[config.method].asks or config.teacher.source != "scratch": plain["teacher"] = plain["teacher"]["source"]
     if config.student.source != "base": del plain["base"]
-    data = {part: [[p.id, p.question, p.answer, p.gold and p.gold.text] for p in problems] for part, problems in vars(splits).items()
-            if part in used}
-    return fingerprint([plain, fingerprint([data, _vocabulary_texts(splits)]), code_hash(), versions()])
+    return fingerprint([plain, {part: _contents(splits, part) for part in sorted(used)}, _vocabulary(splits), code_hash(), versions()])
+
+@lru_cache(maxsize=64)
+def _contents(splits: Splits, part: str) -> str:
+    return fingerprint([[p.id, p.question, p.answer, p.gold and p.gold.text] for p in getattr(splits, part)])
+
+@lru_cache(maxsize=8)
+def _vocabulary(splits: Splits) -> str: return fingerprint(_vocabulary_texts(splits))
 
 def parts_used(config: Config) -> set[str]:
     "The splits that a run depends on."

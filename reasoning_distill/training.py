@@ -35,7 +35,7 @@ PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16}  # no float16: T5 ove
 class FitConfig:
     "How a student is trained."
     tokens: int = 1_000_000  # budget: prompt and completion tokens
-    batch_size: int = 16  # examples in an optimiser step, over all processes
+    batch_size: int = 8  # examples in an optimiser step, over all processes
     micro_batch: int = 64  # at most so many examples in a forward pass; smaller ones need less memory and give the same gradient
     lr: float = 2e-3  # peak learning rate: linear warm-up, then a half cosine down to 0
     warmup: float = 0.05  # share of the steps

@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from reasoning_distill.core import InputError
 from reasoning_distill.expressions import operand, value_of
+from reasoning_distill.tasks import strategy
 from reasoning_distill.tasks.generate import SPLITS, generate, split_of
 from reasoning_distill.tasks.strategy import PEOPLE, RELATIONS, TOWNS, make_world, strategy_task
 
 ASKED = [s for s in SPLITS if s != "base"]
 splits, seeds = st.sampled_from(ASKED), st.integers(0, 10**6)
 quick = settings(deadline=None, max_examples=15)
+READINGS = {phrase: word for table in strategy.READINGS.values() for phrase, word in table.items()}
 NAME = rf"\b(?:{'|'.join([*PEOPLE, *TOWNS])})\b"
 BELOW, ABOVE = "before|earlier|poorer|smaller|younger|below|under|behind|no more", "after|later|richer|larger|older|above|over|more"
 
@@ -80,7 +82,7 @@ def test_no_two_splits_share_a_computation_whatever_the_seeds(a, b, seed, other)
 @given(st.sampled_from(ASKED), seeds, st.randoms(use_true_random=False))
 def test_a_wrong_result_still_leads_to_an_answer(split, seed, rng):
     for p in generate(strategy_task(1), split, 20, seed):
-        at = rng.randrange(p.steps - 1)
+        at = rng.randrange(1, p.steps - 1)
         known = p.gold.steps[at]
         relation = known.expression.split()[0]
         values = []
@@ -94,8 +96,9 @@ def test_a_wrong_result_still_leads_to_an_answer(split, seed, rng):
 def test_the_same_comparison_in_other_words_is_the_same_graph():
     graphs = {}
     for p in generate(strategy_task(0), "train", 600, 0):
-        *lookups, last = p.gold.steps
+        reading, *lookups, last = p.gold.steps
         left, word, right = last.expression.split()
+        assert reading.result == word
         key = frozenset(s.expression for s in lookups), *((left, right) if word == "below" else (right, left))
         assert graphs.setdefault(key, p.graph) == p.graph
     assert len(graphs) == 600 == len(set(graphs.values()))
@@ -107,8 +110,8 @@ def test_shift_has_wording_of_its_own_made_of_known_words():
     shift = generate(task, "shift", 400, 1)
     new, old = ([p for p in shift if p.family == f] for f in ("", "held out"))
     assert not {template(p.question) for p in new} & {template(p.question) for p in usual + old}
-    starts = {template(p.question) for p in usual if p.steps == 3}
-    assert {template(p.question) for p in old if p.steps == 3} & starts
+    starts = {template(p.question) for p in usual if p.steps == 4}
+    assert {template(p.question) for p in old if p.steps == 4} & starts
     assert not any("no more" in p.question for p in shift)
     words = {w.lower() for p in usual for t in (p.question, *(s.text for s in p.gold.steps)) for w in re.findall(r"[A-Za-z]+", t)}
     assert {w.lower() for p in new for w in re.findall(r"[A-Za-z]+", p.question)} <= words and len(words) < 250
@@ -135,7 +138,8 @@ def test_answers_are_balanced_where_a_question_is_about_the_same_names():
 
 def test_easy_material_asks_no_question():
     easy = generate(strategy_task(0), "base", 3000, 0)
-    assert all(re.fullmatch(r"((\w+ of )+\w+|\d\d (below|above) \d\d)\?", p.question) for p in easy)
+    assert all(re.fullmatch(rf"((\w+ of )+\w+|\d\d (below|above) \d\d|{NAME} [a-z ]+ {NAME}( in \w+)?)\?", p.question) and "no more" not in p.question
+               for p in easy)
 
 
 def test_easy_material_recalls_every_open_fact():
@@ -143,6 +147,7 @@ def test_easy_material_recalls_every_open_fact():
     easy = generate(task, "base", 3000, 0)
     known = {n for part in world.known.values() for n in part}
     assert {f for f in world.facts if f.split()[-1] in known} == {s.expression for p in easy for s in p.gold.steps if " of " in s.expression}
+    assert {s.expression for p in easy for s in p.gold.steps} >= {r for r in READINGS if "no more" not in r}
 
 
 @quick
@@ -164,6 +169,6 @@ def test_problems_are_the_same_in_another_process():
 
 
 def test_what_cannot_be_had_is_said():
-    with pytest.raises(InputError, match="no further problem of 5 steps"): generate(strategy_task(0), "validation", 1500, 0, steps=(5,))
+    with pytest.raises(InputError, match="no further problem of 6 steps"): generate(strategy_task(0), "validation", 1500, 0, steps=(6,))
     with pytest.raises(InputError, match="no further problem of 1 steps"): generate(strategy_task(0), "test", 1, 0, steps=(1,))
     with pytest.raises(InputError, match="at least 40"): strategy_task(0, 39)

@@ -167,7 +167,7 @@ def tell(
     clauses = []
     for q, who in zip(people, names, strict=False): _put(sentence(q, who, names, things, rng, split), q, clauses)
     for q in (*story.distractors, *story.quantities[len(people):]): _put(sentence(q, names[-1], names, things, rng, split), q, clauses)
-    if rng.random() < 0.2: rng.shuffle(clauses)
+    if rng.random() < 0.1: rng.shuffle(clauses)
     question = " ".join([*clauses, ask(story.quantities[-1], names[len(people) - 1], things, rng, split)])
     steps, answer = solve(story, names), str(story.quantities[-1].value)
     return Problem("", question, answer, len(steps), Trace("", steps, answer), story.graph, story.family)

@@ -8,6 +8,7 @@ __all__ = ['GENERATORS', 'TASKS', 'TaskConfig', 'Splits', 'generated_splits', 'g
 # %% ../../nbs/tasks/17_splits.ipynb #fb5f448e
 import random
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from ..core import InputError, Problem, check_range, choose
@@ -44,7 +45,7 @@ class TaskConfig:
         check_range(self, 0, 1, "rarity", "families")
 
 # %% ../../nbs/tasks/17_splits.ipynb #0ec15dfa
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity: they are large
 class Splits:
     "The problems of a task; no problem is in two parts."
     train: list[Problem]
@@ -59,6 +60,7 @@ class Splits:
 GENERATORS = {"arithmetic": arithmetic_task, "algebra": algebra_task, "science": science_task, "strategy": strategy_task}
 
 # %% ../../nbs/tasks/17_splits.ipynb #b1c3edb4
+@lru_cache(maxsize=8)  # the cells of a grid ask for the same problems again and again
 def generated_splits(config: TaskConfig) -> Splits:
     "Generated problems: parts kept apart by computation graph, families rare in the teacher's corpus alone."
     task = choose(config.name, GENERATORS, "generated task")(config.seed, config.largest)

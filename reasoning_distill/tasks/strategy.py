@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PEOPLE', 'TOWNS', 'RELATIONS', 'ATTRIBUTES', 'COMPARED', 'HELD', 'ROUTES', 'SHAPES', 'REACH', 'PHRASES',
-           'NEW_PHRASES', 'WORDINGS', 'FRAMES', 'NEW_FRAMES', 'LOOKUP', 'VERDICT', 'EASY_PATHS', 'World', 'make_world',
-           'link', 'Side', 'routes', 'Comparison', 'draw_comparison', 'draw_side', 'draw_number', 'distinct', 'mention',
-           'ask', 'compare', 'solve', 'facts_of', 'write_comparison', 'easy_problem', 'terse', 'strategy_task']
+           'NEW_PHRASES', 'WORDINGS', 'READINGS', 'FRAMES', 'NEW_FRAMES', 'READING', 'LOOKUP', 'VERDICT', 'EASY_PATHS',
+           'World', 'make_world', 'link', 'Side', 'routes', 'Comparison', 'draw_comparison', 'draw_side', 'draw_number',
+           'distinct', 'phrase', 'mention', 'ask', 'table_for', 'compare', 'solve', 'facts_of', 'write_comparison',
+           'easy_problem', 'terse', 'strategy_task']
 
 # %% ../../nbs/tasks/15_strategy.ipynb #508adf49
 import random
@@ -98,7 +99,7 @@ def routes(
 ROUTES = {(kind, length): routes(kind, length) for kind in ATTRIBUTES for length in range(3)}
 
 # %% ../../nbs/tasks/15_strategy.ipynb #698a388b
-SHAPES = {2: ((0, None),), 3: ((0, 0), (1, None)), 4: ((0, 1), (1, 0), (2, None)), 5: ((0, 2), (1, 1), (2, 0)), 6: ((1, 2), (2, 1)), 7: ((2, 2),)}
+SHAPES = {3: ((0, None),), 4: ((0, 0), (1, None)), 5: ((0, 1), (1, 0), (2, None)), 6: ((0, 2), (1, 1), (2, 0)), 7: ((1, 2), (2, 1)), 8: ((2, 2),)}
 REACH = 20  # a number in a question is no farther from what it is compared with
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Comparison:
 def draw_comparison(
     world: World,
     rng: random.Random,
-    steps: int,  # 2 to 7
+    steps: int,  # 3 to 8
     family: str,  # '', 'no more' or 'held out'
     split: str,  # the teacher's corpus speaks of everybody, the other splits of the open world
 ) -> Comparison | None:  # None at a dead end
@@ -183,6 +184,12 @@ WORDINGS = {
             "no more": ("no more ancient than {}",)},
     "number": {"below": ("below {}", "under {}"), "above": ("above {}", "more than {}"), "no more": ("no more than {}",)},
     "date": {"below": ("before {}", "earlier than {}"), "above": ("after {}",)}}
+def phrase(wording: str) -> str:
+    "A wording without the name in it."
+    return " ".join(wording.format("").split())
+
+READINGS = {table: {phrase(w): "below" if word == "no more" else word for word, wordings in words.items() for w in wordings}
+            for table, words in WORDINGS.items()}
 FRAMES = ("{Is} {a} {rest}?", "Is it true that {a} {is} {rest}?", "Yes or no: {is} {a} {rest}?")
 NEW_FRAMES = ("{A} {is} {rest}. Is that true?", "{A} {is} {rest}: yes or no?", "Is it yes or no, {a} {is} {rest}?")
 
@@ -202,19 +209,24 @@ def ask(
     plan: Comparison,
     rng: random.Random,
     new: bool,  # in words that only the split `shift` uses
-) -> str:  # the question
+) -> tuple[str, str]:  # the question, and the phrase in it that compares
     "Put a comparison into words."
-    dated, number = plan.attribute == "birth", not (plan.left.path and plan.right.path)
-    noun = new or number and not dated
+    dated, table = plan.attribute == "birth", table_for(plan, new)
+    noun = table in ("number", "date")
     a, b = (mention(side, noun, NEW_PHRASES if new else PHRASES, rng) if side.path else f"the year {side.start}" if dated else side.start
             for side in (plan.left, plan.right))
-    wording = WORDINGS[plan.attribute if not noun else "date" if dated else "number"]
-    rest = rng.choice(wording["no more" if plan.family == "no more" else plan.word]).format(b)
-    verb = "was" if dated else "is"
-    return rng.choice(NEW_FRAMES if new else FRAMES).format(a=a, A=a[0].upper() + a[1:], **{"is": verb, "Is": verb.title()}, rest=rest)
+    wording, verb = rng.choice(WORDINGS[table]["no more" if plan.family == "no more" else plan.word]), "was" if dated else "is"
+    frame = rng.choice(NEW_FRAMES if new else FRAMES)
+    return frame.format(a=a, A=a[0].upper() + a[1:], **{"is": verb, "Is": verb.title()}, rest=wording.format(b)), phrase(wording)
+
+def table_for(plan: Comparison, new: bool) -> str:  # a name in `WORDINGS`
+    "Which words compare the two sides."
+    dated, number = plan.attribute == "birth", not (plan.left.path and plan.right.path)
+    if not new and (dated or not number): return plan.attribute
+    return "date" if dated else "number"
 
 # %% ../../nbs/tasks/15_strategy.ipynb #d45ceeb6
-LOOKUP, VERDICT = "The {} is {}.", "So {}."
+READING, LOOKUP, VERDICT = "It asks for {}.", "The {} is {}.", "So {}."
 
 def compare(left: int, word: str, right: int) -> tuple[str, str]:
     "A comparison as an expression, and its result."
@@ -222,10 +234,11 @@ def compare(left: int, word: str, right: int) -> tuple[str, str]:
 
 def solve(
     plan: Comparison,
+    said: str,  # the phrase that compares
     facts: dict[str, str],
-) -> tuple[Step, ...]:  # left side, right side, comparison
+) -> tuple[Step, ...]:  # what is asked, left side, right side, comparison
     "The gold solution."
-    steps, ends, sources = [], [], []
+    steps, ends, sources = [Step(READING.format(annotated(said, plan.word)), said, plan.word)], [], [0]
     for side in (plan.left, plan.right):
         for i, (expression, result) in enumerate(side.looked_up(facts)):
             steps.append(Step(LOOKUP.format(side.path[i], annotated(expression, result)), expression, result, (len(steps) - 1,) if i else ()))
@@ -240,11 +253,12 @@ def facts_of(
     world: World,
     relations: frozenset[str],
     everybody: bool,  # held-out names too
+    table: str,  # a name in `WORDINGS`, or empty
 ) -> dict[str, str]:
-    "All facts of some relations, in the order of the world."
+    "All facts of some relations, in the order of the world, and what the phrases of a table ask for."
     names = {n for part in (world.everybody if everybody else world.known).values() for n in part}
     wanted = relations | {a for pair in ATTRIBUTES.values() if relations & {*pair} for a in pair}
-    return {f: r for f, r in world.facts.items() if f.split()[0] in wanted and f.split()[-1] in names}
+    return {f: r for f, r in world.facts.items() if f.split()[0] in wanted and f.split()[-1] in names} | READINGS.get(table, {})
 
 def write_comparison(
     world: World,
@@ -253,9 +267,10 @@ def write_comparison(
     split: str,
 ) -> Problem:  # without id
     "Question and gold solution."
-    steps = solve(plan, world.facts)
-    question = ask(plan, rng, split == "shift" and not plan.family)
-    facts = facts_of(world, frozenset((*plan.left.path, *plan.right.path)), split == "teacher" or plan.family == "held out")
+    new = split == "shift" and not plan.family
+    question, said = ask(plan, rng, new)
+    steps = solve(plan, said, world.facts)
+    facts = facts_of(world, frozenset((*plan.left.path, *plan.right.path)), split == "teacher" or plan.family == "held out", table_for(plan, new))
     return Problem("", question, steps[-1].result, len(steps), Trace("", steps, steps[-1].result), plan.graph, plan.family, facts)
 
 # %% ../../nbs/tasks/15_strategy.ipynb #c2dd5e85
@@ -266,15 +281,19 @@ def easy_problem(
     world: World,
     rng: random.Random,
 ) -> Problem:  # without id; the answer is the last step's result
-    "Recall a fact, follow two, or compare two numbers."
-    kind = rng.choice(("fact", "two facts", "fact", "two facts", "comparison"))
+    "Recall a fact, follow two, compare two numbers, or say what a phrase asks for."
+    kind = rng.choices(("fact", "two facts", "comparison", "reading"), (0.3, 0.4, 0.15, 0.15))[0]
     if kind == "comparison":
         (left, right), word = rng.sample(range(10, world.largest + 1), 2), rng.choice(("below", "above"))
         return terse(f"{left} {word} {right}?", [compare(left, word, right)], {})
+    if kind == "reading":
+        table, word = rng.choice([*WORDINGS]), rng.choice(("below", "above"))
+        wording, (one, other) = rng.choice(WORDINGS[table][word]), rng.sample(world.known["town" if table in ("size", "age") else "person"], 2)
+        return terse(f"{one} {wording.format(other)}?", [(phrase(wording), word)], READINGS[table])
     path = rng.choice(EASY_PATHS[kind])
     side = Side(rng.choice(world.known[RELATIONS[path[0]][0]]), path)
     question = " of ".join([*reversed(path), side.start])
-    return terse(f"{question}?", side.looked_up(world.facts), facts_of(world, frozenset(path), False))
+    return terse(f"{question}?", side.looked_up(world.facts), facts_of(world, frozenset(path), False, ""))
 
 def terse(
     question: str,
@@ -293,4 +312,4 @@ def strategy_task(
     "The twin of StrategyQA."
     world = make_world(seed, largest)
     return Generator("strategy", partial(draw_comparison, world), partial(write_comparison, world), partial(easy_problem, world),
-                     (3, 4), (5, 6), ("no more",), ("held out",))
+                     (4, 5), (6, 7), ("no more",), ("held out",))
