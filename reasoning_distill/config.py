@@ -136,7 +136,8 @@ SMOKE = {"task.base": 3000, "task.teacher": 5000, "task.train": 1000, "task.vali
          "task.largest": 40, "base.fit.tokens": 500_000, "teacher.fit.tokens": 1_500_000, "fit.tokens": 500_000}
 QUICK = {"task.base": 40_000, "task.teacher": 20_000, "task.train": 8000, "task.test": 1000,
          "base.fit.tokens": 4_000_000, "teacher.fit.tokens": 4_000_000, "fit.tokens": 1_500_000}
-OWN = {"strategy": {"base.fit.tokens": 3_000_000, "teacher.fit.tokens": 3_000_000}}
+OWN = {"science": {"base.fit.tokens": 2_500_000, "teacher.fit.tokens": 2_500_000, "fit.tokens": 1_250_000},
+       "strategy": {"base.fit.tokens": 2_500_000, "teacher.fit.tokens": 3_000_000, "fit.tokens": 1_250_000}}
 FULL = {**QUICK, "task.test": 2000, "base.fit.tokens": 6_000_000, "teacher.fit.tokens": 20_000_000, "fit.tokens": 6_000_000}
 GSM8K = {"teacher.source": "gold", "student.vocabulary": 4096, "student.width": 128, "max_new_tokens": 256}
 PRESETS = {

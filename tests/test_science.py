@@ -3,7 +3,6 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -16,13 +15,12 @@ from reasoning_distill.tasks.science import NO, OPPOSITE, SHIFT, WORDS, draw_pas
 from reasoning_distill.templates import annotated
 
 TASK = science_task(seed=0)
-PROPERTIES = "hot cold wet dry hard soft fast slow dark light big small sweet sour weak strong".split()
+PROPERTIES = "hot cold wet dry hard soft fast slow dark light big small weak strong".split()
 CONTRARY = {word: PROPERTIES[i ^ 1] for i, word in enumerate(PROPERTIES)}
 PROPERTY = "|".join(PROPERTIES)
 SUBJECT, END = rf"(?P<subject>{PROPERTY})", rf"(?P<end>{PROPERTY})"
 RULES = [rf"(All that|What) is {SUBJECT} is {END}", rf"Being {SUBJECT} makes things {END}", rf"If {SUBJECT}, then {END}"]
-DENIALS = [rf"(All that|What) is {SUBJECT} is not {END}", rf"Being {SUBJECT} keeps things from being {END}", rf"If {SUBJECT}, then not {END}",
-           rf"Nothing that is {SUBJECT} is {END}"]
+DENIALS = [rf"Nothing that is {SUBJECT} is {END}"]
 
 QUESTIONS = [s for s in SPLITS if s != "base"]
 splits = st.sampled_from(QUESTIONS)
@@ -109,7 +107,7 @@ def test_a_wrong_turn_leads_on_to_a_wrong_option(split, seed):
 def test_the_misreading_of_a_family_gives_another_option(split, seed):
     for p in generate(TASK, split, 10, seed, share=1):
         if split == "shift": assert not p.family and "Nothing" not in p.question
-        else: assert p.family == "no" and p.question.count("Nothing") == 1 and solve(misread(p.question)) != p.answer == solve(p.question)
+        else: assert p.family == "no" and p.question.count("Nothing") in (1, 2) and solve(misread(p.question)) != p.answer == solve(p.question)
     for p in generate(TASK, split, 10, seed, share=0): assert not p.family and "Nothing" not in p.question
 
 
@@ -129,8 +127,7 @@ def test_the_graph_is_what_remains_without_words_and_order(seed, steps, family):
         rules, asked, options = parse(p.question)
         return asked, tuple(sorted(rules.items())), tuple(options)
     plans = [draw_passage(random.Random(seed + i), steps, family, "train") for i in range(20)]
-    again = [replace(plan, turn=None) for plan in plans]
-    forms = [canonical(write_passage(p, random.Random(seed), split)) for ps in (plans, again) for split in ("train", "shift") for p in ps]
+    forms = [canonical(write_passage(p, random.Random(n), split)) for n in (seed, seed + 1) for split in ("train", "shift") for p in plans]
     graphs = [p.graph for p in plans]*4
     assert len({*forms}) == len({*graphs}) == len({*zip(forms, graphs, strict=True)})
 
@@ -144,7 +141,7 @@ def test_easy_material_is_true_and_has_no_sentence(seed):
         assert p.answer == p.gold.steps[-1].result
         assert not re.search(r"\b(all|any|what|nothing|that)\b", p.question, re.I)
         *entries, asked = p.question.rstrip("?").split(". ")
-        ends, found = {e.split()[0]: CONTRARY[e.split()[-1]] if " not " in e else e.split()[-1] for e in entries}, []
+        ends, found = dict(e.split(" is ") for e in entries), []
         for at in asked.split(", "):
             found.append((at, ()))
             while at in ends: found[-1], at = (found[-1][0], (*found[-1][1], ends[at])), ends[at]
@@ -166,7 +163,7 @@ def test_shift_shares_no_sentence_form_with_the_other_splits():
 
 def test_answers_and_mentions_are_balanced():
     problems = generate(TASK, "train", 2000, 0)
-    assert all(abs(n - 2000/16) < 50 for n in Counter(p.answer for p in problems).values())
+    assert all(abs(n - 2000/14) < 50 for n in Counter(p.answer for p in problems).values())
     assert all(abs(n - 500) < 100 for n in Counter(parse(p.question)[-1].index(p.answer) for p in problems).values())
     for p in problems:
         passage, options = p.question.split(" Options: ")
