@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GREEDY', 'ARMS', 'Run', 'landscape_configs', 'run_landscape', 'by_seed', 'differences', 'arms_table', 'families_of',
            'gate_table', 'gate_holds', 'landscape_figure', 'landscape', 'readable', 'write_landscape', 'study_teachers',
-           'study_teacher']
+           'study_teacher', 'explored']
 
 # %% ../nbs/64_landscape.ipynb #fe4b23b7
 import math
@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .config import Config, read_overrides, resolve, teacher_config
-from .core import InputError, RunRecord, choose
+from .core import InputError, RunRecord, choose, read_jsonl
 from .experiment import distill_all, open_teacher, project_folder
 from .report import write_figure, write_table
 from .stats import seed_interval
@@ -226,4 +226,18 @@ def study_teacher(
         faults = Counter(fault(asked[t.problem], t)[0] for t in greedy)
         rows.append({"task": config.task.name, "group": group, "problems": len(problems), "greedy": right(greedy), "at T = 1": right(sampled),
                      **{kind: 100*faults[kind]/len(greedy) for kind in (*KINDS, "no answer")}})
+    return pd.DataFrame(rows)
+
+# %% ../nbs/64_landscape.ipynb #3ec26b27
+def explored(
+    path: str = "paper/records/landscape_explored.jsonl",  # one trial a line; a relative path counts from the project's folder
+) -> pd.DataFrame:  # task, model, draw, settings, note, problems, all, ordinary, family; percent
+    "The trials that came before a landscape."
+    rows = []
+    for trial in read_jsonl(project_folder()/path):
+        settings = ", ".join(f"{k} {v:,}" for k, v in trial["settings"].items())
+        right, of = trial["accuracy"], choose(trial["task"], GENERATORS, "generated task")(0).families
+        family = [right[f] for f in of if f in right]
+        rows.append({**{k: trial[k] for k in ("task", "model", "draw")}, "settings": settings, "note": trial["note"], "problems": trial["problems"],
+                     "all": right["all"], "ordinary": right["ordinary"], "family": sum(family)/max(1, len(family))})
     return pd.DataFrame(rows)

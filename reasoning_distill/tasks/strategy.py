@@ -281,11 +281,11 @@ def easy_problem(
     world: World,
     rng: random.Random,
 ) -> Problem:  # without id; the answer is the last step's result
-    "Recall a fact, follow two, compare two numbers, or say what a phrase asks for."
+    "Recall a fact, follow two, compare three numbers, or say what a phrase asks for."
     kind = rng.choices(("fact", "two facts", "comparison", "reading"), (0.3, 0.4, 0.15, 0.15))[0]
     if kind == "comparison":
-        (left, right), word = rng.sample(range(10, world.largest + 1), 2), rng.choice(("below", "above"))
-        return terse(f"{left} {word} {right}?", [compare(left, word, right)], {})
+        (a, b, c), word = rng.sample(range(10, world.largest + 1), 3), rng.choice(("below", "above"))
+        return terse(f"{word}: {a}, {b}, {c}?", [compare(a, word, b), compare(b, word, c)], {})
     if kind == "reading":
         table, word = rng.choice([*WORDINGS]), rng.choice(("below", "above"))
         wording, (one, other) = rng.choice(WORDINGS[table][word]), rng.sample(world.known["town" if table in ("size", "age") else "person"], 2)
@@ -301,7 +301,7 @@ def terse(
     facts: dict[str, str],
 ) -> Problem:  # without id
     "A problem whose steps are annotations alone, without a graph: facts may come again."
-    steps = tuple(Step(annotated(e, r), e, r, (i - 1,) if i else ()) for i, (e, r) in enumerate(found))
+    steps = tuple(Step(annotated(e, r), e, r, (i - 1,) if i and found[i - 1][1] in e.split() else ()) for i, (e, r) in enumerate(found))
     return Problem("", question, found[-1][1], len(steps), Trace("", steps, found[-1][1]), facts=facts)
 
 # %% ../../nbs/tasks/15_strategy.ipynb #e65ce0cd
