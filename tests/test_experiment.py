@@ -17,7 +17,6 @@ from reasoning_distill.cli import grid, main, notebook_parameters
 from reasoning_distill.config import (
     METHODS,
     PRESETS,
-    Config,
     base_config,
     override,
     parameters,
