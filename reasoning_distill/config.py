@@ -127,9 +127,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 # %% ../nbs/60_config.ipynb #5e8cb222
 FROM_BASE = {"student.source": "base", "teacher.model.source": "base"}
 GENERATED = {
-    "arithmetic": {"task.rarity": 0.005, "task.largest": 50, "fit.lr": 3e-3},
-    "algebra": {"template": "boxed", "task.rarity": 0.003, "task.largest": 30, "task.steps": (2, 3), "fit.lr": 3e-3},
-    "science": {"task.rarity": 0.012, "task.steps": (2, 3), "base.fit.lr": 1e-3, "teacher.fit.lr": 1e-3, "fit.lr": 1e-3},
+    "arithmetic": {"task.rarity": 0.004, "task.largest": 50, "fit.lr": 3e-3},
+    "algebra": {"template": "boxed", "task.rarity": 0.0025, "task.largest": 30, "task.steps": (2, 3), "teacher.fit.lr": 3e-3, "fit.lr": 3e-3},
+    "science": {"task.rarity": 0.05, "task.steps": (2, 3), "teacher.fit.lr": 1e-3, "fit.lr": 1e-3},
     "strategy": {"task.rarity": 0.003, "task.teacher": 7000, "task.train": 2600, "task.test": 1000, "fit.lr": 3e-3},  # its world holds no more
 }
 SMOKE = {"task.base": 3000, "task.teacher": 5000, "task.train": 1000, "task.validation": 100, "task.test": 300, "task.hard": 100, "task.shift": 100,
@@ -137,8 +137,9 @@ SMOKE = {"task.base": 3000, "task.teacher": 5000, "task.train": 1000, "task.vali
 QUICK = {"task.base": 40_000, "task.teacher": 20_000, "task.train": 8000, "task.test": 1000,
          "base.fit.tokens": 4_000_000, "teacher.fit.tokens": 4_000_000, "fit.tokens": 1_500_000}
 OWN = {"arithmetic": {"teacher.fit.tokens": 5_000_000},
-       "science": {"base.fit.tokens": 2_500_000, "teacher.fit.tokens": 2_500_000, "fit.tokens": 1_250_000},
-       "strategy": {"base.fit.tokens": 2_500_000, "teacher.fit.tokens": 3_000_000}}
+       "algebra": {"teacher.fit.tokens": 6_000_000, "fit.tokens": 2_000_000},
+       "science": {"teacher.fit.tokens": 2_500_000, "fit.tokens": 1_250_000},
+       "strategy": {"base.fit.tokens": 3_000_000, "teacher.fit.tokens": 3_000_000}}
 FULL = {**QUICK, "task.test": 2000, "base.fit.tokens": 6_000_000, "teacher.fit.tokens": 20_000_000, "fit.tokens": 6_000_000}
 GSM8K = {"teacher.source": "gold", "student.vocabulary": 4096, "student.width": 128, "max_new_tokens": 256}
 PRESETS = {

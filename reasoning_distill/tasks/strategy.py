@@ -281,11 +281,11 @@ def easy_problem(
     world: World,
     rng: random.Random,
 ) -> Problem:  # without id; the answer is the last step's result
-    "Recall a fact, follow two, compare three numbers, or say what a phrase asks for."
+    "Recall a fact, follow two, compare two numbers, or say what a phrase asks for."
     kind = rng.choices(("fact", "two facts", "comparison", "reading"), (0.3, 0.4, 0.15, 0.15))[0]
     if kind == "comparison":
-        (a, b, c), word = rng.sample(range(10, world.largest + 1), 3), rng.choice(("below", "above"))
-        return terse(f"{word}: {a}, {b}, {c}?", [compare(a, word, b), compare(b, word, c)], {})
+        (left, right), word = rng.sample(range(10, world.largest + 1), 2), rng.choice(("below", "above"))
+        return terse(f"{left} {word} {right}?", [compare(left, word, right)], {})
     if kind == "reading":
         table, word = rng.choice([*WORDINGS]), rng.choice(("below", "above"))
         wording, (one, other) = rng.choice(WORDINGS[table][word]), rng.sample(world.known["town" if table in ("size", "age") else "person"], 2)
