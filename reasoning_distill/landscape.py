@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GREEDY', 'ARMS', 'Run', 'landscape_configs', 'run_landscape', 'by_seed', 'differences', 'arms_table', 'families_of',
            'gate_table', 'gate_holds', 'landscape_figure', 'landscape', 'readable', 'write_landscape', 'study_teachers',
-           'study_teacher', 'explored']
+           'study_teacher', 'beforehand', 'budget', 'explored']
 
 # %% ../nbs/64_landscape.ipynb #fe4b23b7
 import math
@@ -17,9 +17,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .config import Config, read_overrides, resolve, teacher_config
+from .config import Config, base_config, read_overrides, resolve, teacher_config
 from .core import InputError, RunRecord, choose, read_jsonl
-from .experiment import distill_all, open_teacher, project_folder
+from .experiment import distill, distill_all, open_teacher, project_folder
 from .report import write_figure, write_table
 from .stats import seed_interval
 from .tasks.corrupt import KINDS, fault
@@ -227,6 +227,35 @@ def study_teacher(
         rows.append({"task": config.task.name, "group": group, "problems": len(problems), "greedy": right(greedy), "at T = 1": right(sampled),
                      **{kind: 100*faults[kind]/len(greedy) for kind in (*KINDS, "no answer")}})
     return pd.DataFrame(rows)
+
+# %% ../nbs/64_landscape.ipynb #891affd6
+def beforehand(
+    configs: Mapping[tuple[str, str, int], Config],  # of `landscape_configs`
+) -> dict[str, list[RunRecord]]:  # task → the base student, the teacher's base, the teacher; trained where they are not yet
+    "What has to be there before the first student."
+    teachers = {task: config for (task, arm, _), config in configs.items() if arm == "teacher"}
+    usual = {task: config for (task, arm, seed), config in configs.items() if arm == "raw" and seed == 0}
+    return {task: [distill(c, load_task(c.task)) for c in (base_config(usual[task]), base_config(teacher), teacher)]
+            for task, teacher in teachers.items()}
+
+def budget(
+    runs: Sequence[Run],
+    before: Mapping[str, Sequence[RunRecord]],  # of `beforehand`
+    methods: int = 11,
+    seeds: int = 3,
+    lanes: int = 2,  # runs at the same time
+) -> pd.DataFrame:  # task, cell (s), beforehand, cells, all (minutes, all lanes busy)
+    "What a grid of methods would take, by the wall time of the runs at hand."
+    def seconds(record): return max(record.seconds["training"] + record.seconds["evaluation"], record.seconds["last start"])
+    rows = []
+    for task, once in before.items():
+        cells = [seconds(r.record) for r in runs if r.task == task and r.arm == "raw"]
+        cell, first = sum(cells)/len(cells), sum(map(seconds, once))/60/lanes
+        many = methods*seeds*cell/60/lanes
+        rows.append({"task": task, "cell, s": cell, "beforehand": first, "cells": many, "all": first + many})
+    total = pd.DataFrame(rows)
+    sums = {"task": "all", "cell, s": float("nan"), **total[["beforehand", "cells", "all"]].sum()}
+    return pd.concat([total, pd.DataFrame([sums])], ignore_index=True)
 
 # %% ../nbs/64_landscape.ipynb #3ec26b27
 def explored(
