@@ -93,7 +93,10 @@ def run_landscape(
 
 def keep_runs(runs: Sequence[Run], path: str | Path) -> Path:  # the path written
     "Write runs with their records, so that tables can be made where the runs are not."
-    def plain(run): return {**to_dict(run), "record": {**to_dict(run.record), "config": {**run.record.config, "runs_dir": Path(run.record.config["runs_dir"]).name}}}
+    def plain(run):
+        row = to_dict(run)
+        row["record"]["config"]["runs_dir"] = Path(row["record"]["config"]["runs_dir"]).name  # a path of one machine
+        return row
     return write_jsonl(project_folder()/path, map(plain, runs))
 
 def kept_runs(path: str | Path = "paper/records/landscape.jsonl") -> list[Run]:
