@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GREEDY', 'ARMS', 'Run', 'landscape_configs', 'run_landscape', 'keep_runs', 'kept_runs', 'by_seed', 'differences',
-           'arms_table', 'families_of', 'gate_table', 'gate_holds', 'landscape_figure', 'landscape', 'readable',
-           'write_landscape', 'study_teachers', 'study_teacher', 'beforehand', 'budget', 'explored']
+           'arms_table', 'arms_of', 'families_of', 'gate_table', 'gate_holds', 'landscape_figure', 'landscape',
+           'readable', 'write_landscape', 'study_teachers', 'study_teacher', 'beforehand', 'budget', 'explored']
 
 # %% ../nbs/64_landscape.ipynb #fe4b23b7
 import math
@@ -109,14 +109,15 @@ def by_seed(
     arm: str,  # a name in `ARMS`, or 'teacher'
     tasks: Sequence[str],  # averaged over
     group: str = "all",  # as in `Run.accuracy`
-) -> dict[int, float]:  # seed → percent
+) -> dict[int, float]:  # seed → percent, for the seeds that every task was run with
     "Accuracies of an arm, the mean of some tasks."
     found = defaultdict(list)
     for r in runs:
         if r.arm == arm and r.task in tasks: found[r.seed].append(r.accuracy(group))
-    if not found or any(len(v) != len(tasks) for v in found.values()):
-        raise InputError(f"arm {arm!r} was not run on each of {', '.join(tasks)} with the same seeds: run the landscape first")
-    return {seed: sum(v)/len(v) for seed, v in sorted(found.items())}
+    whole = {seed: sum(v)/len(v) for seed, v in sorted(found.items()) if len(v) == len(tasks)}
+    if not whole:
+        raise InputError(f"arm {arm!r} was run on {', '.join(tasks)} with no seed that all of them have: run the landscape first")
+    return whole
 
 def differences(
     runs: Sequence[Run],
@@ -127,7 +128,7 @@ def differences(
 ) -> list[float]:  # points, one a seed
     "What each seed gains."
     a, b = by_seed(runs, ours, tasks, group), by_seed(runs, theirs, tasks, group)
-    return [a[seed] - b[seed] for seed in a]
+    return [a[seed] - b[seed] for seed in a if seed in b]
 
 # %% ../nbs/64_landscape.ipynb #04034795
 def arms_table(
@@ -138,29 +139,35 @@ def arms_table(
     rows = []
     for task in dict.fromkeys(r.task for r in runs):
         for group in groups(task):
-            for arm in ("teacher", *ARMS):
+            for arm in ("teacher", *arms_of(runs)):
                 values = [*by_seed(runs, arm, [task], group).values()]
                 mean, low, high = seed_interval(values)
                 rows.append({"task": task, "group": group, "arm": arm, "seeds": len(values), "accuracy": mean, "low": low, "high": high,
                              "worst": min(values), "best": max(values)})
     return pd.DataFrame(rows)
 
+def arms_of(runs: Sequence[Run]) -> list[str]:
+    "The arms that were run."
+    return [arm for arm in ARMS if any(r.arm == arm for r in runs)]
+
 def families_of(task: str) -> tuple[str, ...]:
     "The groups that a task's test problems fall into."
     return "ordinary", *choose(task, GENERATORS, "generated task")(0).families
 
 # %% ../nbs/64_landscape.ipynb #590127de
-def gate_table(runs: Sequence[Run]) -> pd.DataFrame:  # scope, condition, points, low, high, required, met
+def gate_table(runs: Sequence[Run]) -> pd.DataFrame:  # scope, condition, seeds, points, low, high, required, met
     "What the gate asks of a landscape, and what it finds; for single tasks it asks nothing and shows the numbers."
     tasks = [*dict.fromkeys(r.task for r in runs)]
-    scopes, rows = {**{t: [t] for t in tasks}, "average": tasks}, []
+    everything = "average" if {*tasks} == {*GENERATORS} else f"average of {len(tasks)}"  # fewer tasks are not what the gate is about
+    scopes, rows = {**{t: [t] for t in tasks}, everything: tasks}, []
     for scope, of in scopes.items():
         for ours, theirs, least in (("raw", "answer_only", 15.0), ("gold", "raw", 5.0)):
-            mean, low, high = seed_interval(differences(runs, ours, theirs, of))
-            rows.append({"scope": scope, "condition": f"{ours} - {theirs}", "points": mean, "low": low, "high": high, "required": least,
+            gains = differences(runs, ours, theirs, of)
+            mean, low, high = seed_interval(gains)
+            rows.append({"scope": scope, "condition": f"{ours} - {theirs}", "seeds": len(gains), "points": mean, "low": low, "high": high, "required": least,
                          "met": bool(mean >= least and low > 0)})
         ahead = max(by_seed(runs, "teacher", of).values()) - max(by_seed(runs, "raw", of).values())
-        rows.append({"scope": scope, "condition": "teacher - best raw", "points": ahead, "low": float("nan"), "high": float("nan"), "required": 0.0,
+        rows.append({"scope": scope, "condition": "teacher - best raw", "seeds": len(by_seed(runs, "raw", of)), "points": ahead, "low": float("nan"), "high": float("nan"), "required": 0.0,
                      "met": ahead > 0})
     return pd.DataFrame(rows)
 
@@ -175,16 +182,16 @@ def gate_holds(
 # %% ../nbs/64_landscape.ipynb #22da9b34
 def landscape_figure(runs: Sequence[Run]) -> Figure:
     "Every student a dot, every teacher a line."
-    tasks = [*dict.fromkeys(r.task for r in runs)]
+    tasks, arms = [*dict.fromkeys(r.task for r in runs)], arms_of(runs)
     fig, axes = plt.subplots(1, len(tasks), figsize=(2.6*len(tasks) + 0.6, 3), layout="constrained", sharey=True, squeeze=False)
     for ax, task in zip(axes[0], tasks, strict=True):
         ax.axhline(max(by_seed(runs, "teacher", [task]).values()), color="0.5", ls="--", lw=1, label="teacher")
-        for i, arm in enumerate(ARMS):
+        for i, arm in enumerate(arms):
             values = [*by_seed(runs, arm, [task]).values()]
             ax.plot([i]*len(values), values, "o", color=f"C{i}", alpha=0.5, ms=5)
             ax.plot([i - 0.25, i + 0.25], [sum(values)/len(values)]*2, color=f"C{i}", lw=2)
-        ax.set(title=task, ylim=(0, 100), xlim=(-0.6, len(ARMS) - 0.4))
-        ax.set_xticks(range(len(ARMS)), [arm.replace("_", "\n") for arm in ARMS])
+        ax.set(title=task, ylim=(0, 100), xlim=(-0.6, len(arms) - 0.4))
+        ax.set_xticks(range(len(arms)), [arm.replace("_", "\n") for arm in arms])
     axes[0, 0].set(ylabel="accuracy, %")
     axes[0, 0].legend(frameon=False, loc="lower right")
     plt.close(fig)
