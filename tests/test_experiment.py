@@ -144,7 +144,7 @@ def test_a_corpus_keeps_its_own_validation_problems(tmp_path):
 def test_a_landscape_from_end_to_end(tmp_path):
     settings = {**TINY, "teacher.fit.tokens": 300_000, "teacher.model.width": 64, "task.largest": 20}
     configs = landscape_configs("smoke", "arithmetic", draw=3, seeds=2, overrides=settings, runs_dir=str(tmp_path))
-    assert [*configs][0] == ("arithmetic", "teacher", 3) and len(configs) == 1 + 2*len(ARMS)
+    assert [*configs][0] == ("arithmetic", "teacher", 0) and len(configs) == 1 + 2*len(ARMS)
     assert all(c.task.seed == c.base.seed == 3 for c in configs.values())
     assert len({c.fit.tokens for (_, arm, _), c in configs.items() if arm != "teacher"}) == 1
     runs = run_landscape(configs, lanes=2)
