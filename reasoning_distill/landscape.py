@@ -217,7 +217,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:  # every cell a text
         shown["low"] = ["" if math.isnan(low) else f"[{low:.1f}, {high:.1f}]" for low, high in pairs]
         shown = shown.rename(columns={"low": "95% interval"}).drop(columns="high")
     for name, column in table.items():
-        if name in shown and column.dtype == float: shown[name] = column.map("{:.1f}".format)
+        if name in shown and column.dtype == float: shown[name] = column.map(lambda x: "" if math.isnan(x) else f"{x:.1f}")
         if name in shown and column.dtype == bool: shown[name] = column.map({True: "yes", False: "no"})
     return shown.astype(str)
 
@@ -290,13 +290,14 @@ def budget(
 # %% ../nbs/64_landscape.ipynb #3ec26b27
 def explored(
     path: str = "paper/records/landscape_explored.jsonl",  # one trial a line; a relative path counts from the project's folder
-) -> pd.DataFrame:  # task, model, draw, settings, note, problems, all, ordinary, family; percent
+) -> pd.DataFrame:  # task, model, draw, settings, note, loss, problems, all, ordinary, family; percent
     "The trials that came before a landscape."
     rows = []
     for trial in read_jsonl(project_folder()/path):
         settings = ", ".join(f"{k} {v:,}" for k, v in trial["settings"].items())
         right, of = trial["accuracy"], choose(trial["task"], GENERATORS, "generated task")(0).families
         family = [right[f] for f in of if f in right]
-        rows.append({**{k: trial[k] for k in ("task", "model", "draw")}, "settings": settings, "note": trial["note"], "problems": trial["problems"],
-                     "all": right["all"], "ordinary": right["ordinary"], "family": sum(family)/max(1, len(family))})
+        rows.append({**{k: trial[k] for k in ("task", "model", "draw")}, "settings": settings, "note": trial["note"],
+                     "loss": f"{trial['validation'][-1]:.3f}" if "validation" in trial else "", "problems": trial["problems"], "all": right["all"],
+                     "ordinary": right.get("ordinary", float("nan")), "family": sum(family)/len(family) if family else float("nan")})
     return pd.DataFrame(rows)

@@ -27,7 +27,17 @@ from reasoning_distill.config import (
 )
 from reasoning_distill.core import InputError, to_dict
 from reasoning_distill.experiment import distill, distill_all, open_student, run_folder, run_key
-from reasoning_distill.landscape import ARMS, landscape, landscape_configs, run_landscape, study_teacher, write_landscape
+from reasoning_distill.landscape import (
+    ARMS,
+    gate_holds,
+    kept_runs,
+    landscape,
+    landscape_configs,
+    readable,
+    run_landscape,
+    study_teacher,
+    write_landscape,
+)
 from reasoning_distill.report import benchmark_table, report, row_name, rows_of
 from reasoning_distill.tasks.splits import TASKS, load_task
 
@@ -144,7 +154,7 @@ def test_a_corpus_keeps_its_own_validation_problems(tmp_path):
 def test_a_landscape_from_end_to_end(tmp_path):
     settings = {**TINY, "teacher.fit.tokens": 300_000, "teacher.model.width": 64, "task.largest": 20}
     configs = landscape_configs("smoke", "arithmetic", draw=3, seeds=2, overrides=settings, runs_dir=str(tmp_path))
-    assert [*configs][0] == ("arithmetic", "teacher", 3) and len(configs) == 1 + 2*len(ARMS)
+    assert [*configs][0] == ("arithmetic", "teacher", 0) and len(configs) == 1 + 2*len(ARMS)
     assert all(c.task.seed == c.base.seed == 3 for c in configs.values())
     assert len({c.fit.tokens for (_, arm, _), c in configs.items() if arm != "teacher"}) == 1
     runs = run_landscape(configs, lanes=2)
@@ -155,6 +165,18 @@ def test_a_landscape_from_end_to_end(tmp_path):
     assert {"all", "ordinary", "inverse", "2", "hard", "shift"} == set(tables["arms"].group)
     study = study_teacher(configs["arithmetic", "raw", 0], count=10, samples=2)
     assert study.group.tolist() == ["ordinary", "inverse"] and study.problems.max() == 10
+
+
+def test_the_committed_landscape_follows_from_the_kept_records(root):
+    tables = landscape(kept_runs(root/"paper"/"records"/"landscape.jsonl"))
+    for name, table in tables.items():
+        assert readable(table).to_markdown(index=False, disable_numparse=True) in (root/"paper"/"tables"/f"landscape_{name}.md").read_text()
+    assert gate_holds(tables["gate"]) == ("average" in set(tables["gate"].scope) and tables["gate"].met.all())
+
+
+@pytest.mark.parametrize("draw", ["3 3", "x", "", "-1", "1.5"])
+def test_draws_are_one_or_one_a_task(draw):
+    with pytest.raises(InputError, match="one for each of the 4 tasks"): landscape_configs(draw=draw)
 
 
 def test_all_runs_are_done_before_an_error_is_raised(tmp_path):

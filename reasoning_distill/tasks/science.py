@@ -10,7 +10,7 @@ __all__ = ['PAIRS', 'OPPOSITE', 'ORDERS', 'KEY', 'Pairs', 'WORDS', 'SHIFT', 'NO'
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import islice, permutations
 from typing import NamedTuple
 
 from ..core import Problem, Step, Trace
@@ -142,12 +142,15 @@ def write_passage(
 
 # %% ../../nbs/tasks/14_science.ipynb #cf38a8a8
 def easy(rng: random.Random) -> Problem:  # without id
-    "From word to word along two walks, the pairs of both standing anywhere."
-    words, length = rng.sample([*OPPOSITE], 8), rng.randint(3, 4)
-    walks = [[*map(Link, nodes, nodes[1:])] for nodes in (words[:length], words[-length:])]
-    links = walks[0] + walks[1]
-    return easy_problem([f"{x.subject} is {x.end}" for x in rng.sample(links, len(links))], [walk[0].subject for walk in walks],
-                        [*follow(walks[0]), *follow(walks[1], len(walks[0]))], {KEY[x.subject]: x.end for x in links})
+    "Two chains of pairs and up to two stray pairs; one chain is followed, or both."
+    length, strays = rng.randint(1, 3), rng.randint(0, 2)
+    words = iter(rng.sample([*OPPOSITE], 2*(length + 1 + strays)))
+    walks = [[*islice(words, size)] for size in (length + 1, length + 1, *[2]*strays)]
+    chains = [[*map(Link, walk, walk[1:])] for walk in walks]
+    links, asked = in_order(sum(chains, []), rng), chains[:rng.randint(1, 2)]
+    steps = [step for i, chain in enumerate(asked) for step in follow(chain, i*length)]
+    facts = {KEY[link.subject]: link.end for link in links}
+    return easy_problem([f"{x.subject} is {x.end}" for x in links], [chain[0].subject for chain in asked], steps, facts)
 
 def easy_problem(
     entries: list[str],  # what the problem says, each entry in symbols

@@ -282,7 +282,7 @@ def easy_problem(
     rng: random.Random,
 ) -> Problem:  # without id; the answer is the last step's result
     "Recall a fact, follow two, compare two numbers, or say what a phrase asks for."
-    kind = rng.choices(("fact", "two facts", "comparison", "reading"), (0.3, 0.4, 0.15, 0.15))[0]
+    kind = rng.choices(("fact", "two facts", "comparison", "reading"), (0.2, 0.3, 0.35, 0.15))[0]
     if kind == "comparison":
         (left, right), word = rng.sample(range(10, world.largest + 1), 2), rng.choice(("below", "above"))
         return terse(f"{left} {word} {right}?", [compare(left, word, right)], {})
