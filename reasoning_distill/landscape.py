@@ -298,6 +298,7 @@ def explored(
         right, of = trial["accuracy"], choose(trial["task"], GENERATORS, "generated task")(0).families
         family = [right[f] for f in of if f in right]
         rows.append({**{k: trial[k] for k in ("task", "model", "draw")}, "settings": settings, "note": trial["note"],
-                     "loss": f"{trial['validation'][-1]:.3f}" if "validation" in trial else "", "problems": trial["problems"], "all": right["all"],
-                     "ordinary": right.get("ordinary", float("nan")), "family": sum(family)/len(family) if family else float("nan")})
+                     "loss": f"{trial['validation'][-1]:.3f}" if "validation" in trial else "", "problems": trial["problems"],
+                     **{k: right.get(k, float("nan")) for k in ("all", "ordinary")},
+                     "family": sum(family)/len(family) if family else float("nan")})
     return pd.DataFrame(rows)
