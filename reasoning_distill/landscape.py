@@ -140,16 +140,19 @@ def arms_table(
     rows = []
     for task in dict.fromkeys(r.task for r in runs):
         for group in groups(task):
-            for arm in ("teacher", *arms_of(runs)):
+            for arm in ("teacher", *arms_of(runs, task)):
                 values = [*by_seed(runs, arm, [task], group).values()]
                 mean, low, high = seed_interval(values)
                 rows.append({"task": task, "group": group, "arm": arm, "seeds": len(values), "accuracy": mean, "low": low, "high": high,
                              "worst": min(values), "best": max(values)})
     return pd.DataFrame(rows)
 
-def arms_of(runs: Sequence[Run]) -> list[str]:
+def arms_of(
+    runs: Sequence[Run],
+    task: str = "",  # a task; empty: any
+) -> list[str]:
     "The arms that were run."
-    return [arm for arm in ARMS if any(r.arm == arm for r in runs)]
+    return [arm for arm in ARMS if any(r.arm == arm and task in ("", r.task) for r in runs)]
 
 def families_of(task: str) -> tuple[str, ...]:
     "The groups that a task's test problems fall into."
@@ -190,7 +193,7 @@ def landscape_figure(runs: Sequence[Run]) -> Figure:
     fig, axes = plt.subplots(1, len(tasks), figsize=(2.6*len(tasks) + 0.6, 3), layout="constrained", sharey=True, squeeze=False)
     for ax, task in zip(axes[0], tasks, strict=True):
         ax.axhline(max(by_seed(runs, "teacher", [task]).values()), color="0.5", ls="--", lw=1, label="teacher")
-        for i, arm in enumerate(arms):
+        for i, arm in ((arms.index(arm), arm) for arm in arms_of(runs, task)):
             values = [*by_seed(runs, arm, [task]).values()]
             ax.plot([i]*len(values), values, "o", color=f"C{i}", alpha=0.5, ms=5)
             ax.plot([i - 0.25, i + 0.25], [sum(values)/len(values)]*2, color=f"C{i}", lw=2)
