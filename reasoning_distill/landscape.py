@@ -197,7 +197,7 @@ def landscape_figure(runs: Sequence[Run]) -> Figure:
             values = [*by_seed(runs, arm, [task]).values()]
             ax.plot([i]*len(values), values, "o", color=f"C{i}", alpha=0.5, ms=5)
             ax.plot([i - 0.25, i + 0.25], [sum(values)/len(values)]*2, color=f"C{i}", lw=2)
-        ax.set(title=task, ylim=(0, 100), xlim=(-0.6, len(arms) - 0.4))
+        ax.set(title=task, ylim=(0, 103), xlim=(-0.6, len(arms) - 0.4))
         ax.set_xticks(range(len(arms)), [arm.replace("_", "\n") for arm in arms])
     axes[0, 0].set(ylabel="accuracy, %")
     axes[0, 0].legend(frameon=False, loc="lower right")
