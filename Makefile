@@ -3,7 +3,7 @@
 # make bench                                                                          training beside TRL, sampling beside generate, on one core
 PYTHON ?= python3
 PRESET ?= smoke
-TASKS ?= arithmetic
+TASKS ?= $(if $(filter smoke,$(PRESET)),arithmetic,arithmetic algebra science strategy)
 DATA_DIR ?=
 SEEDS ?=
 LANES ?= 2

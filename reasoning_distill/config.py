@@ -129,7 +129,7 @@ FROM_BASE = {"student.source": "base", "teacher.model.source": "base"}
 GENERATED = {
     "arithmetic": {"task.rarity": 0.004, "task.largest": 50, "fit.lr": 3e-3},
     "algebra": {"template": "boxed", "task.rarity": 0.0025, "task.largest": 30, "task.steps": (2, 3), "teacher.fit.lr": 3e-3, "fit.lr": 3e-3},
-    "science": {"task.rarity": 0.035, "task.steps": (2, 3), "teacher.model.width": 64, "teacher.fit.lr": 1e-3, "fit.lr": 1e-3},
+    "science": {"task.rarity": 0.035, "task.steps": (2, 3), "teacher.model.width": 64, "teacher.fit.lr": 1e-3, "fit.lr": 2e-3},
     "strategy": {"task.rarity": 0.0015, "task.largest": 50, "fit.lr": 3e-3,
                  "task.teacher": 7000, "task.train": 2600, "task.test": 1000},  # its world holds no more
 }
@@ -139,7 +139,7 @@ QUICK = {"task.base": 40_000, "task.teacher": 20_000, "task.train": 8000, "task.
          "base.fit.tokens": 4_000_000, "teacher.fit.tokens": 4_000_000, "fit.tokens": 1_500_000}
 OWN = {"arithmetic": {"teacher.fit.tokens": 5_000_000},
        "algebra": {"teacher.fit.tokens": 6_000_000, "fit.tokens": 2_000_000},
-       "science": {"teacher.fit.tokens": 2_500_000, "fit.tokens": 1_250_000},
+       "science": {"teacher.fit.tokens": 2_500_000, "fit.tokens": 2_000_000},
        "strategy": {"base.fit.tokens": 2_500_000, "teacher.fit.tokens": 2_500_000}}
 FULL = {**QUICK, "task.test": 2000, "base.fit.tokens": 6_000_000, "teacher.fit.tokens": 20_000_000, "fit.tokens": 6_000_000}
 GSM8K = {"teacher.source": "gold", "student.vocabulary": 4096, "student.width": 128, "max_new_tokens": 256}

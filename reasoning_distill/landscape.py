@@ -140,16 +140,19 @@ def arms_table(
     rows = []
     for task in dict.fromkeys(r.task for r in runs):
         for group in groups(task):
-            for arm in ("teacher", *arms_of(runs)):
+            for arm in ("teacher", *arms_of(runs, task)):
                 values = [*by_seed(runs, arm, [task], group).values()]
                 mean, low, high = seed_interval(values)
                 rows.append({"task": task, "group": group, "arm": arm, "seeds": len(values), "accuracy": mean, "low": low, "high": high,
                              "worst": min(values), "best": max(values)})
     return pd.DataFrame(rows)
 
-def arms_of(runs: Sequence[Run]) -> list[str]:
+def arms_of(
+    runs: Sequence[Run],
+    task: str = "",  # a task; empty: any
+) -> list[str]:
     "The arms that were run."
-    return [arm for arm in ARMS if any(r.arm == arm for r in runs)]
+    return [arm for arm in ARMS if any(r.arm == arm and task in ("", r.task) for r in runs)]
 
 def families_of(task: str) -> tuple[str, ...]:
     "The groups that a task's test problems fall into."
@@ -190,11 +193,11 @@ def landscape_figure(runs: Sequence[Run]) -> Figure:
     fig, axes = plt.subplots(1, len(tasks), figsize=(2.6*len(tasks) + 0.6, 3), layout="constrained", sharey=True, squeeze=False)
     for ax, task in zip(axes[0], tasks, strict=True):
         ax.axhline(max(by_seed(runs, "teacher", [task]).values()), color="0.5", ls="--", lw=1, label="teacher")
-        for i, arm in enumerate(arms):
+        for i, arm in ((arms.index(arm), arm) for arm in arms_of(runs, task)):
             values = [*by_seed(runs, arm, [task]).values()]
             ax.plot([i]*len(values), values, "o", color=f"C{i}", alpha=0.5, ms=5)
             ax.plot([i - 0.25, i + 0.25], [sum(values)/len(values)]*2, color=f"C{i}", lw=2)
-        ax.set(title=task, ylim=(0, 100), xlim=(-0.6, len(arms) - 0.4))
+        ax.set(title=task, ylim=(0, 103), xlim=(-0.6, len(arms) - 0.4))
         ax.set_xticks(range(len(arms)), [arm.replace("_", "\n") for arm in arms])
     axes[0, 0].set(ylabel="accuracy, %")
     axes[0, 0].legend(frameon=False, loc="lower right")
@@ -298,6 +301,7 @@ def explored(
         right, of = trial["accuracy"], choose(trial["task"], GENERATORS, "generated task")(0).families
         family = [right[f] for f in of if f in right]
         rows.append({**{k: trial[k] for k in ("task", "model", "draw")}, "settings": settings, "note": trial["note"],
-                     "loss": f"{trial['validation'][-1]:.3f}" if "validation" in trial else "", "problems": trial["problems"], "all": right["all"],
-                     "ordinary": right.get("ordinary", float("nan")), "family": sum(family)/len(family) if family else float("nan")})
+                     "loss": f"{trial['validation'][-1]:.3f}" if "validation" in trial else "", "problems": trial["problems"],
+                     **{k: right.get(k, float("nan")) for k in ("all", "ordinary")},
+                     "family": sum(family)/len(family) if family else float("nan")})
     return pd.DataFrame(rows)

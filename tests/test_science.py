@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from reasoning_distill.core import InputError
 from reasoning_distill.expressions import value_of
+from reasoning_distill.tasks.corrupt import KINDS, corrupt
 from reasoning_distill.tasks.generate import SPLITS, generate, split_of
 from reasoning_distill.tasks.science import NO, OPPOSITE, SHIFT, WORDS, draw_passage, easy, science_task, write_passage
 from reasoning_distill.templates import annotated
@@ -73,8 +74,9 @@ def test_gold_steps_are_true_and_each_is_needed(split, seed):
             assert value_of(step.expression, p.facts) == step.result and not set("<>=") & set(step.expression)
             assert step.uses == ((i - 1,) if i else ()) and re.fullmatch(known, step.expression)
             around = step.text.replace(f"<<{step.expression}", "")
-            for j in step.uses:
-                assert p.gold.steps[j].result in step.expression.split() and not re.search(rf"\b{p.gold.steps[j].result}\b", around)
+            for j in step.uses:  # what a step uses stands in its expression, and once more where its words say it with the result
+                assert p.gold.steps[j].result in step.expression.split()
+                assert re.findall(rf"\b{p.gold.steps[j].result}\b \w+", around) == [f"{p.gold.steps[j].result} {step.result}"]
         assert p.answer == p.gold.answer == p.gold.steps[-1].result and p.steps == len(p.gold.steps)
 
 
@@ -137,7 +139,8 @@ def test_the_graph_is_what_remains_without_words_and_order(seed, steps, family):
 def test_easy_material_is_true_and_has_no_sentence(seed):
     rng = random.Random(seed)
     for p in (easy(rng) for _ in range(20)):
-        assert all(value_of(s.expression, p.facts) == s.result and s.text.endswith(f" is {annotated(s.expression, s.result)}.") for s in p.gold.steps)
+        assert all(value_of(s.expression, p.facts) == s.result for s in p.gold.steps)
+        assert all(s.text.endswith(f" follows: {annotated(s.expression, s.result)}.") for s in p.gold.steps)
         assert p.answer == p.gold.steps[-1].result
         assert not re.search(r"\b(all|any|what|nothing|that)\b", p.question, re.I)
         *entries, asked = p.question.rstrip("?").split(". ")
@@ -148,6 +151,17 @@ def test_easy_material_is_true_and_has_no_sentence(seed):
         assert [s.result for s in p.gold.steps] == [r for _, results in found for r in results]
         firsts = {sum(len(results) for _, results in found[:i]) for i in range(len(found))}
         assert [s.uses for s in p.gold.steps] == [() if i in firsts else (i - 1,) for i in range(p.steps)]
+
+
+@some
+@given(st.sampled_from([*KINDS]), seeds)
+def test_a_damaged_step_says_the_same_in_words_and_in_its_annotation(kind, seed):
+    for p in generate(TASK, "train", 10, seed):
+        found = corrupt(p, kind, random.Random(seed))
+        for step in found.trace.steps if found else ():
+            said = re.fullmatch(r"(?:From (\w+) (\w+) follows: |Besides, )<<(?:all|no) (\w+) = (\w+)>> (\w+)\.", step.text)
+            assert said.group(3, 4, 5) == (step.expression.split()[-1], step.result, step.result)
+            assert said[1] is None or said.group(1, 2) == said.group(3, 4)
 
 
 def test_shift_shares_no_sentence_form_with_the_other_splits():

@@ -47,7 +47,8 @@ def revise(step: Step, expression: str, result: str) -> Step:
     found = next(m for m in ANNOTATION.finditer(step.text) if (m[1].strip(), m[2].strip()) == (step.expression, step.result))
     after = re.sub(rf"^ ?{re.escape(step.result)}(?!\w)", "", step.text[found.end():])
     shown = annotated(expression, result) if after != step.text[found.end():] else annotated(expression, result).rpartition(">>")[0] + ">>"
-    return replace(step, text=step.text[:found.start()] + shown + after, expression=expression, result=result)
+    old, new = (f"{e.rpartition(' ')[2]} {r}" for e, r in ((step.expression, step.result), (expression, result)))  # 'wet hard', said ahead
+    return replace(step, text=step.text[:found.start()].replace(old, new) + shown + after, expression=expression, result=result)
 
 # %% ../../nbs/tasks/16_corrupt.ipynb #21308620
 def carry_on(

@@ -92,22 +92,19 @@ def sentence(
 
 # %% ../../nbs/tasks/14_science.ipynb #204b9db7
 def look_up(
-    before: str,  # the words before the annotation
-    key: str,  # what is looked up
-    result: str,  # what is found
-    uses: tuple[int, ...] = (),  # the step that found what the key names
+    subject: str,  # a property
+    end: str,  # the one that follows
+    uses: tuple[int, ...] = (),  # the step that found the subject
 ) -> Step:  # annotated
-    "One step: a key and what the passage says of it."
-    return Step(f"{before} {annotated(key, result)}.", key, result, uses)
+    "One step: a property and what the passage says of it."
+    return Step(f"From {subject} {end} follows: {annotated(KEY[subject], end)}.", KEY[subject], end, uses)
 
 def follow(
     links: Sequence[Link],  # in order, each beginning where the one before ends
     at: int = 0,  # how many steps stand before them
 ) -> list[Step]:  # one for each link
     "The steps along a chain."
-    first, *rest = links
-    return [look_up(f"What is {first.subject} is", KEY[first.subject], first.end),
-            *(look_up("So it is", KEY[link.subject], link.end, (i,)) for i, link in enumerate(rest, at))]
+    return [look_up(link.subject, link.end, (i - 1,) if i > at else ()) for i, link in enumerate(links, at)]
 
 def in_order(
     links: Sequence[Link],
