@@ -84,7 +84,7 @@ def confusion(
     true, named = [c.kind for c in chosen], [c.verdict.error_type or "none" for c in chosen]
     return pd.crosstab(pd.Series(true, name="fault"), pd.Series(named, name="named"))
 
-def precision(cases: Sequence[Case]) -> pd.DataFrame:  # task, told, named, right; percent of what was named that is a fault, at the place, of the type
+def precision(cases: Sequence[Case]) -> pd.DataFrame:  # task, told, named; percent of those that are a fault, at the place, of the type
     "How far a named step can be trusted, faults and gold traces taken in equal numbers."
     rows, groups = [], {}
     for c in cases: groups.setdefault((c.task, c.told), []).append(c)

@@ -430,7 +430,8 @@ def gone(pid, seconds=15):
 def script(tmp_path, body, seconds=90):
     "Run a script that may say something, and see that it ends."
     path = tmp_path/"script.py"
-    path.write_text("import os, signal, sys, threading, time\nfrom reasoning_distill.verify import symbolic\nfrom reasoning_distill.verify.symbolic import compare, worker\n"
+    path.write_text("import os, signal, sys, threading, time\nfrom reasoning_distill.verify import symbolic\n"
+                    "from reasoning_distill.verify.symbolic import compare, worker\n"
                     "def pid(): return worker(os.getpid()).process.pid\n" + body)
     return subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=seconds, env={**os.environ, "PYTHONPATH": str(ROOT)})
 

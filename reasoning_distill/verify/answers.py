@@ -55,7 +55,8 @@ DECISION = re.compile(r"(?<!\bnot )\b(yes|no|true|false)\b", re.IGNORECASE)
 # %% ../../nbs/verify/21_answers.ipynb #7fab54c9
 NUMBER = re.compile(rf"(?:(?<![\d)])[-−])?\$?(?:{DIGITS}(?:\.\d+)?(?:\s\d+(?=/))?|\.\d+)(?:/{DIGITS})?(?:\s?\\?%)?")
 FORMULA = re.compile(r"\\(?![$%])|[\^√π]|\d\s*(?:[-+*×÷:]|,\s|\bor\b|\s/|/\s|/\d+/)\s*[-−$]?[\d(]|\d(?![mgshlLdDcCFA])[a-zA-Z](?![a-zA-Z])")
-LETTER = re.compile(r"\(([A-Ea-e])\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+([A-E])\b|(?<![\w'’.-])([A-E])(?=[).:,;]|\s*$|\s+(?:is|because|since)\b)", re.MULTILINE)
+LETTER = re.compile(r"\(([A-Ea-e])\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+([A-E])\b|(?<![\w'’.-])([A-E])(?=[).:,;]|\s*$|\s+(?:is|because|since)\b)",
+                    re.MULTILINE)
 OFFERED = re.compile(r"\b[A-E]\)?\s*(?:or|and|/|,)\s*\(?[A-E]\b")
 
 def letters(text: str) -> list[str]: return [a or b or c for a, b, c in LETTER.findall(text)]
@@ -119,7 +120,7 @@ def same_formula(found: str, gold: str) -> Verdict:
     if found.strip() == gold.strip(): return Verdict("right", found, gold, "the same text")
     return same_number(found, gold) if number_value(found) is not None and number_value(gold) is not None else compare(found, gold)
 
-def same_letter(found: str, gold: str) -> Verdict: return _as(lambda text: "".join(letters(text)[:1]).upper(), found, gold, "option", "compared as letters")
+def same_letter(found: str, gold: str) -> Verdict: return _as(_option, found, gold, "option", "compared as letters")
 def same_decision(found: str, gold: str) -> Verdict: return _as(_decision, found, gold, "yes or no", "compared as a decision")
 def same_words(found: str, gold: str) -> Verdict: return _as(_words, found, gold, "text", "compared as words")
 
@@ -129,6 +130,7 @@ def _as(read: Callable[[str], str], found: str, gold: str, kind: str, how: str) 
     if not have: return Verdict("unverifiable", found, gold, f"not {kind}")
     return Verdict("right" if have == want else "wrong", found, gold, how)
 
+def _option(text: str) -> str: return "".join(letters(text)[:1]).upper()
 def _decision(text: str) -> str: return {"true": "yes", "false": "no"}.get(said := "".join(DECISION.findall(text.lower())[:1]), said)
 def _words(text: str) -> str: return re.sub(r"^(?:an?|the) (?=\w)", "", " ".join(re.findall(r"\w+", text.casefold())))
 
@@ -153,7 +155,8 @@ def check_answer(
     kind = kind or kind_of(gold)
     found = extract_answer(text, reading, kind)
     if found: return same_answer(found, gold, kind)
-    return Verdict("unverifiable", found, gold, f"no {kind} behind the marker" if MARKER.search(text) else "no answer marker" if reading == "strict" else f"no marker and no {kind}")
+    where = "behind the marker" if MARKER.search(text) else "and no marker" if reading == "flexible" else ""
+    return Verdict("unverifiable", found, gold, f"no {kind} {where}" if where else "no answer marker")
 
 def same_answer(
     found: str,  # an answer as written

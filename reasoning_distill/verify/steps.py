@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'NEXT', 'ONES', 'PARTS', 'SIGNS', 'PART', 'SAID', 'WORD', 'TERM', 'SIDE', 'END', 'CHAIN', 'DANGLING',
-           'DOUBTFUL', 'SCALED', 'MEASURE', 'SENTENCE', 'ITEM', 'PLAIN', 'KNOWN', 'TEENS', 'TENS', 'SHOWN', 'mixed',
-           'in_signs', 'Equation', 'Side', 'equations', 'side_of', 'guessed', 'check_equation', 'Reading', 'readings',
-           'shows', 'parse_steps', 'read_step', 'linked', 'value_in', 'stated', 'Fault', 'claims_of', 'numbers_of',
-           'first_fault']
+           'COUNTED', 'DOUBTFUL', 'SCALED', 'MEASURE', 'SENTENCE', 'ITEM', 'PLAIN', 'KNOWN', 'TEENS', 'TENS', 'SHOWN',
+           'mixed', 'in_signs', 'Equation', 'Side', 'equations', 'side_of', 'guessed', 'check_equation', 'Reading',
+           'readings', 'shows', 'parse_steps', 'read_step', 'linked', 'value_in', 'stated', 'Fault', 'claims_of',
+           'numbers_of', 'is_false', 'faults', 'first_fault']
 
 # %% ../../nbs/verify/22_steps.ipynb #bd59bade
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import NamedTuple
@@ -59,7 +59,8 @@ SIDE = rf"{TERM}(?:\s*[-+*/]\s*{TERM})*+"
 END = r"(?![\w^!]|\.\d|\s*[-+*/^]\s*[\w($])"  # nothing that belongs to the side follows
 CHAIN = re.compile(rf"(?<![\w.,^$])(?<!\d:)-?{SIDE}(?:\s*[=≈]\s*-?{SIDE}{END})++")
 DANGLING = re.compile(r"[-+*/^]\s*+(?:\.\s++)?$|[\d)]\s$")  # before a chain: it began earlier than we can read
-DOUBTFUL = re.compile(r"\d,\s$|(?<![^\W\d_])[-+*/]\s++(?:[^\W\d_]++\s++){1,2}$|\b(?:day|week|month|year|hour|grade|level|number|part|step|size)s?\s$", re.IGNORECASE)
+COUNTED = "day|week|month|year|hour|grade|level|number|part|step|size"  # before a number: which one, not how many
+DOUBTFUL = re.compile(rf"\d,\s$|(?<![^\W\d_])[-+*/]\s++(?:[^\W\d_]++\s++){{1,2}}$|\b(?:{COUNTED})s?\s$", re.IGNORECASE)
 SCALED = re.compile(r"\b(?:hundred|thousand|million|billion|dozen)s?\b", re.IGNORECASE)  # 5 * 3 = 15000, in thousands
 MEASURE = re.compile(r"(?:\s+[^\W\d_]+){1,2}\s+\d")  # behind an equation: 5 feet 3 inches
 
@@ -138,7 +139,8 @@ def _compared(left: str, right: str, sure: bool) -> tuple[str, str]:
     if any(abs(a.value - b.value) <= (_rounding(left) + _rounding(right))*max(abs(a.value), abs(b.value)) for a, b in pairs):
         return "unverifiable", "within the rounding of its numbers"
     if _runs_on(left, right): return "unverifiable", "one calculation runs on into the next"
-    if _by_fractions(left) != left and _compared(_by_fractions(left), right, True)[0] == "right": return "unverifiable", "equal when divided by the fraction"
+    if _by_fractions(left) != left and _compared(_by_fractions(left), right, True)[0] == "right":
+        return "unverifiable", "equal when divided by the fraction"
     return "wrong", "not equal"
 
 def _runs_on(left: str, right: str) -> bool:  # 3*5 = 15+2
@@ -187,7 +189,8 @@ def parse_steps(
 
 def read_step(text: str) -> Step:
     "A step with its last calculation, annotated or not."
-    found = [(a.strip(), b.strip()) for a, b in ANNOTATION.findall(text)] or [(e.left, e.right) for e in equations(text) if Side(e.left, []).calculates]
+    noted = [(a.strip(), b.strip()) for a, b in ANNOTATION.findall(text)]
+    found = noted or [(e.left, e.right) for e in equations(text) if Side(e.left, []).calculates]
     return Step(text, *found[-1]) if found and max(map(len, found[-1])) <= 200 else Step(text)
 
 def linked(steps: Sequence[Step]) -> tuple[Step, ...]:
@@ -216,9 +219,9 @@ SHOWN = re.compile(rf"{ANNOTATION.pattern}\s*\$?({NUMBER}%?)")  # an annotation 
 
 @dataclass(frozen=True)
 class Fault:
-    "The first step that does not stand."
+    "Why a step does not stand."
     place: int  # index of the step
-    kind: str  # 'arithmetic error' or 'missing step'
+    kind: str  # 'arithmetic error', 'contradiction', 'missing step', 'wrong operation', 'wrong interpretation' or 'redundant step'
     reason: str  # one clause
 
 def claims_of(step: Step) -> list[Equation]:
@@ -235,18 +238,42 @@ def numbers_of(text: str) -> set[Fraction]:
     shares = {v/100 for v in values} | {1/v for v in values if v} | parts
     return values | shares | {1 - v for v in shares}
 
+def is_false(
+    claim: Equation,
+    facts: Mapping[str, str] = {},  # expression → result, of what is looked up
+) -> bool:  # not when it cannot be judged
+    "Whether what a step states is wrong."
+    if claim.left in facts: return facts[claim.left] != claim.right
+    return check_equation(claim).status == "wrong"
+
+def faults(
+    question: str,
+    steps: Sequence[Step],
+    facts: Mapping[str, str] = {},  # expression → result, of what is looked up
+) -> Iterator[Fault]:  # at most one a step, by place
+    "Everything in a solution that does not stand, as far as it shows without a model."
+    known, said = numbers_of(question) | set(map(Fraction, KNOWN)), {}
+    for place, step in enumerate(steps):
+        against = None
+        for claim in claims_of(step):
+            against = against or _against(claim, known, said, facts)
+            said.setdefault(claim.left, claim.right)
+            known |= stated(claim.left) | stated(claim.right)
+        known |= numbers_of(step.text)
+        if against: yield Fault(place, *against)
+
+def _against(claim: Equation, known: set, said: Mapping[str, str], facts: Mapping[str, str]) -> tuple[str, str] | None:  # kind and reason
+    if is_false(claim, facts): return "arithmetic error", f"{claim.left} is not {claim.right}"
+    before = said.get(claim.left, claim.right)
+    if before != claim.right and check_equation(Equation(before, claim.right, True)).status == "wrong":
+        return "contradiction", f"{claim.left} was {before} before and is {claim.right} now"
+    strange = claim.left not in facts and claim.sure and sorted(stated(claim.left) - known)
+    return ("missing step", f"{written(strange[0])} is neither in the question nor found before") if strange else None
+
 def first_fault(
     question: str,
     steps: Sequence[Step],
     suspicious: bool = False,  # count a number from nowhere, too
 ) -> Fault | None:  # None: nothing that a look without a model can see
-    "The first false equation, or the first number from nowhere."
-    known = numbers_of(question) | set(map(Fraction, KNOWN)) if suspicious else set()
-    for place, step in enumerate(steps):
-        for claim in claims_of(step):
-            if check_equation(claim).status == "wrong": return Fault(place, "arithmetic error", f"{claim.left} is not {claim.right}")
-            strange = suspicious and sorted(stated(claim.left) - known)
-            if strange: return Fault(place, "missing step", f"{written(strange[0])} is neither in the question nor found before")
-            if suspicious: known |= stated(claim.left) | stated(claim.right)
-        if suspicious: known |= numbers_of(step.text)
-    return None
+    "The first step that does not stand."
+    return next((f for f in faults(question, steps) if suspicious or f.kind != "missing step"), None)

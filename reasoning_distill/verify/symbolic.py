@@ -253,7 +253,8 @@ class Form(NamedTuple):
         return f"{self.name and self.name + ' is '}{self.kind} {self.mark or ''}({', '.join(map(str, self.parts))}){self.unit and ' ' + self.unit}"
 
 SEPARATORS, RELATIONS = (",", ";", "and", "or"), ("<", "<=", ">", ">=", "=", "≠")
-MATRIX = re.compile(r"\$*\s*(?:\\left)?[(\[]?\s*\\begin\{([pbB]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}\s*(?:\\right)?[)\]]?\s*\$*\.?", re.DOTALL)
+MATRIX = re.compile(r"\$*\s*(?:\\left)?[(\[]?\s*\\begin\{([pbB]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}\s*(?:\\right)?[)\]]?\s*\$*\.?",
+                    re.DOTALL)
 NOTHING = ("none", "no solution", "no solutions", "no real solution", "no real solutions", "empty set")
 
 def read_form(text: str) -> Form:
@@ -304,7 +305,8 @@ def _related(sides: list[list[str]], signs: list[str]) -> Form:
     return Form("all", tuple(links)) if links[1:] else links[0]
 
 def _names(side: list[str]) -> bool:  # x, x_1 or f(x)
-    return bool(side) and is_letter(side[0]) and (len(side) == 1 or side[1] == "_" or (len(side) == 4 and side[1::2] == ["(", ")"] and is_letter(side[2])))
+    called = len(side) == 4 and side[1::2] == ["(", ")"] and is_letter(side[2])
+    return bool(side) and is_letter(side[0]) and (len(side) == 1 or side[1] == "_" or called)
 
 def _bracketed(found: Sequence[str]) -> Form | None:  # None when the first bracket closes before the end
     depths = [*accumulate((t in OPENING) - (t in CLOSING) for t in found)]
@@ -328,7 +330,8 @@ def _valued(found: Sequence[str]) -> Form:  # an expression with or without a un
 
 # %% ../../nbs/verify/20_symbolic.ipynb #5dcf9a01
 ABBREVIATED = {"centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "kilometer": "km", "meter": "m", "metre": "m", "inch": "in", "inche": "in",
-               "feet": "ft", "foot": "ft", "yard": "yd", "mile": "mi", "hour": "h", "hr": "h", "minute": "min", "second": "s", "sec": "s", "gram": "g",
+               "feet": "ft", "foot": "ft", "yard": "yd", "mile": "mi", "hour": "h", "hr": "h", "minute": "min", "second": "s", "sec": "s",
+               "gram": "g",
                "kilogram": "kg", "pound": "lb", "ounce": "oz", "sq": "square", "cu": "cubic"}
 
 def unit_of(said: str) -> str:  # empty for none
@@ -490,7 +493,8 @@ def same_region(one: Form, other: Form) -> Verdict:
         match = same_set(one, other) if one.kind == other.kind else None
         return match if match and match.right else Verdict("unverifiable", reason=f"a {one.kind} and a {other.kind}")
     inside = [sets[0].is_subset(sets[1]), sets[1].is_subset(sets[0])]
-    return Verdict("unverifiable", reason="no set is known to hold the other") if None in inside else _either(all(inside), "the same numbers", "other numbers")
+    if None in inside: return Verdict("unverifiable", reason="no set is known to hold the other")
+    return _either(all(inside), "the same numbers", "other numbers")
 
 def region(form: Form) -> sympy.Set | None:  # None for what is no set of numbers
     "The real numbers that a form stands for."
@@ -540,7 +544,8 @@ class Worker:
 
     def start(self) -> None:
         command = [sys.executable, "-W", "ignore", "-c", "from reasoning_distill.verify.symbolic import serve; serve()"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True,  # Ctrl-C is not for it
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+                                        start_new_session=True,  # Ctrl-C is not for it
                                         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
         if not self.answer(120): raise InputError("the process that compares mathematics does not start: is reasoning_distill installed for "
                                                   f"{sys.executable}?")  # the import is nobody's time

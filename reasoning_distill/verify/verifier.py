@@ -18,9 +18,9 @@ from tqdm import tqdm
 from ..core import InputError, Step, Trace, Verdict, choose, fingerprint, read_jsonl
 from ..stats import student_t, wilson
 from .answers import Reading, check_answer, extract_answer, kind_of
-from .coherence import Objection, coherence, objections, suspicions
+from .coherence import coherence, suspicions
 from .faithfulness import heuristic
-from .steps import linked, parse_steps
+from .steps import Fault, faults, linked, parse_steps
 
 # %% ../../nbs/verify/27_verifier.ipynb #cba0551e
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ def steps_of(
     trace: str | Sequence[str] | Trace,  # a text, a list of steps, or a trace that has been read
 ) -> tuple[Step, ...]:  # linked by the flow of values
     "The steps of a trace in any form."
+    if isinstance(trace, str): return parse_steps(trace)
     if isinstance(trace, Trace): return trace.steps if any(s.uses for s in trace.steps) else linked(trace.steps)
-    return parse_steps(trace) if isinstance(trace, str) else linked([_one_step(text) for text in trace])
+    return linked([_one_step(text) for text in trace])
 
 def _one_step(text: str) -> Step:
     last = next((s for s in reversed(parse_steps(text)) if s.expression), Step(text))
@@ -64,12 +65,12 @@ def first_objection(
     answer: str,  # the one extracted
     wrong: bool,  # whether the answer is known to be wrong
     facts: Mapping[str, str] = {},  # expression → result, of what is looked up
-) -> Objection | None:
+) -> Fault | None:
     "The first thing to hold against a trace: certain errors, and suspicions where an error must be."
-    found = objections(question, steps, facts)
-    certain = next((o for o in found if o.kind in ("arithmetic error", "contradiction")), None)
+    found = [*faults(question, steps, facts)]
+    certain = next((f for f in found if f.kind in ("arithmetic error", "contradiction")), None)
     if certain or not wrong: return certain
-    return min([*found, *suspicions(question, steps, answer)], key=lambda o: o.place, default=None)
+    return min([*found, *suspicions(question, steps, answer)], key=lambda f: f.place, default=None)
 
 # %% ../../nbs/verify/27_verifier.ipynb #d2c84a54
 @dataclass(frozen=True)
@@ -149,16 +150,22 @@ def verify_row(
         wrong = _wrong_with(given)
     except (ValueError, RecursionError) as e: wrong = f"broken JSON ({getattr(e, 'msg', type(e).__name__)})"
     if wrong: return {**mark, **UNREADABLE, "reason": wrong, "unreadable": True}
-    found = verifier.verify(given["question"], given.get("trace", given.get("steps")), given.get("gold"), given.get("kind") or "")
+    gold = given.get("gold")
+    found = verifier.verify(given["question"], _trace_in(given), gold if gold is None else str(gold), given.get("kind") or "")
     return {**mark, **asdict(found)}
+
+def _trace_in(row: dict) -> str | list[str] | Trace:  # of a row with both, the steps are as listed and the answer is the text's
+    text, steps = row.get("trace"), row.get("steps")
+    return Trace("", steps_of(steps), "", text=text) if text is not None and steps is not None else text if steps is None else steps
 
 def _wrong_with(row) -> str:  # empty for a row that can be used
     if not isinstance(row, dict): return f"expected an object, found {type(row).__name__}"
     if not isinstance(row.get("question"), str): return "no text under 'question'"
-    if ("trace" in row) == ("steps" in row): return "expected either 'trace' or 'steps'"
-    if "trace" in row and not isinstance(row["trace"], str): return "'trace' is no text"
-    if "steps" in row and not (isinstance(row["steps"], list) and all(isinstance(s, str) for s in row["steps"])): return "'steps' is no list of texts"
-    if not isinstance(row.get("gold"), str | None): return "'gold' is no text"
+    text, steps = row.get("trace"), row.get("steps")
+    if text is None and steps is None: return "neither 'trace' nor 'steps'"
+    if not isinstance(text, str | None): return "'trace' is no text"
+    if not (steps is None or (isinstance(steps, list) and all(isinstance(s, str) for s in steps))): return "'steps' is no list of texts"
+    if isinstance(row.get("gold"), bool) or not isinstance(row.get("gold"), str | int | float | None): return "'gold' is neither text nor number"
     kinds = ("number", "expression", "option", "yes/no", "text")
     return "" if row.get("kind") in (None, "", *kinds) else f"kind {str(row['kind'])[:30]!r} is unknown: choose one of {', '.join(kinds)}"
 
