@@ -18,10 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reasoning_distill.core import InputError
+from reasoning_distill.expressions import value_in
 from reasoning_distill.templates import ANNOTATION, split_answer
 from reasoning_distill.verify import symbolic
 from reasoning_distill.verify.answers import KINDS, check_answer, extract_answer, kind_of, number_value
-from reasoning_distill.verify.steps import Equation, Fault, check_equation, equations, first_fault, parse_steps, readings, value_in
+from reasoning_distill.verify.steps import Equation, Fault, check_equation, equations, first_fault, parse_steps, readings
 from reasoning_distill.verify.symbolic import compare
 
 STATES = ("right", "wrong", "unverifiable")

@@ -16,11 +16,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..core import InputError, Step, Trace, Verdict, choose, fingerprint, read_jsonl
+from ..expressions import linked
 from ..stats import student_t, wilson
 from .answers import Reading, check_answer, extract_answer, kind_of
 from .coherence import coherence, suspicions
 from .faithfulness import heuristic
-from .steps import Fault, faults, linked, parse_steps
+from .steps import Fault, faults, parse_steps
 
 # %% ../../nbs/verify/27_verifier.ipynb #cba0551e
 @dataclass(frozen=True)
@@ -63,14 +64,14 @@ def first_objection(
     question: str,
     steps: Sequence[Step],
     answer: str,  # the one extracted
-    wrong: bool,  # whether the answer is known to be wrong
+    suspicious: bool,  # whether an error must be, so that a suspicion is worth naming
     facts: Mapping[str, str] = {},  # expression → result, of what is looked up
 ) -> Fault | None:
     "The first thing to hold against a trace: certain errors, and suspicions where an error must be."
     found = [*faults(question, steps, facts)]
     certain = next((f for f in found if f.kind in ("arithmetic error", "contradiction")), None)
-    if certain or not wrong: return certain
-    return min([*found, *suspicions(question, steps, answer)], key=lambda f: f.place, default=None)
+    if certain or not suspicious: return certain
+    return min([*found, *suspicions(question, steps, answer, facts)], key=lambda f: f.place, default=None)
 
 # %% ../../nbs/verify/27_verifier.ipynb #d2c84a54
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class ReasoningVerifier:
     "Correctness, coherence and faithfulness of traces."
     reading: Reading = "flexible"  # of answers: 'strict' asks for an answer marker
     kind: str = ""  # of answers; empty: what the gold answer looks like
+    suspicious: bool = False  # name a suspicion even where the answer is not known to be wrong
 
     def __post_init__(self): choose(self.reading, {"strict": 1, "flexible": 1}, "reading")
 
@@ -95,7 +97,7 @@ class ReasoningVerifier:
         verdict = check_answer(text, gold, self.reading, kind) if gold is not None else None
         answer = verdict.extracted if verdict else extract_answer(text, self.reading, kind)
         share, fits = coherence(question, steps, facts)
-        against = first_objection(question, steps, answer, bool(verdict and verdict.status == "wrong"), facts)
+        against = first_objection(question, steps, answer, self.suspicious or bool(verdict and verdict.status == "wrong"), facts)
         reason = "; ".join(filter(None, (f"answer: {verdict.reason}" if verdict else "", f"steps: {against.reason if against else fits.reason}")))
         return TraceVerdict(verdict.status if verdict else None, answer, against.place if against else None, against.kind if against else None,
                             share, heuristic(steps, answer).score, len(steps), reason)
