@@ -1,6 +1,6 @@
 # make report [PRESET=smoke|quick|full] [TASKS="arithmetic gsm8k"] [DATA_DIR=folder] [SEEDS="0 1"]   run the grid, write tables and figures
 # make test                                                                           all checks, as in continuous integration
-# make bench                                                                          training beside TRL, sampling beside generate, on one core
+# make bench                                                                          training beside TRL, sampling beside generate, answers beside math-verify
 PYTHON ?= python3
 PRESET ?= smoke
 TASKS ?= $(if $(filter smoke,$(PRESET)),arithmetic,arithmetic algebra science strategy)
@@ -40,7 +40,8 @@ test: setup
 bench: setup
 	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'
 	OMP_NUM_THREADS=1 reasoning-distill run nbs/experiments/bench.ipynb runs/bench/bench.ipynb
-	@cat paper/tables/speed.md
+	reasoning-distill run nbs/experiments/verify_bench.ipynb runs/bench/verify_bench.ipynb
+	@cat paper/tables/speed.md paper/tables/verify_speed.md
 
 # Notebooks are the source: write the package and the README from them.
 export: setup

@@ -11,7 +11,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, count
@@ -114,10 +114,12 @@ def confusion(counts: Counter, task: str, setting: str) -> pd.DataFrame:  # faul
 def precision(counts: Counter) -> pd.DataFrame:  # percent of the traces in which a step was named
     "How far a named step can be trusted, with as many gold traces as traces of each kind of fault."
     def row(group):
-        named, fault, place, kind = (sum(k for c, k in counts.items() if (c.task, c.setting) == group and c.named != "none" and holds(c)) for holds in (
+        named, fault, place, kind = (sum(k for c,
+                                         k in counts.items() if (c.task, c.setting) == group and c.named != "none" and holds(c)) for holds in (
             lambda c: True, lambda c: c.fault != "gold", lambda c: c.at_place, lambda c: c.named == c.fault))
         of = max(1, named)
-        return dict(zip(("task", "setting", "named", "a fault", "at the place", "of the type"), (*group, named, 100*fault/of, 100*place/of, 100*kind/of),
+        return dict(zip(("task", "setting", "named", "a fault", "at the place", "of the type"), (*group, named, 100*fault/of, 100*place/of,
+                                                                                                 100*kind/of),
                         strict=True))
     return pd.DataFrame([row(group) for group in dict.fromkeys((c.task, c.setting) for c in counts)])
 
@@ -163,4 +165,5 @@ def write_calibration(counts: Counter, record: dict, tables_dir: str = "paper/ta
 
 def printed(table: pd.DataFrame) -> pd.DataFrame:  # every cell a text
     "Percentages with one digit, counts with commas."
-    return pd.DataFrame({c: [f"{v:.1f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else v for v in table[c].tolist()] for c in table})
+    return pd.DataFrame({c: [f"{v:.1f}" if isinstance(v, float) else f"{v:,}" if isinstance(v,
+                                                                                            int) else v for v in table[c].tolist()] for c in table})

@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ..core import Step
-from ..expressions import calculate, written
+from ..expressions import calculate, linked, written
 from .answers import kind_of, same_answer
-from .steps import linked
 
 # %% ../../nbs/verify/25_faithfulness.ipynb #79db0672
 Scorer = Callable[[str, str], float]  # (prompt, completion) → log-probability of the completion in nats

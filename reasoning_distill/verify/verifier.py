@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..core import InputError, Step, Trace, Verdict, choose, fingerprint, read_jsonl
 from ..expressions import linked
 from ..stats import student_t, wilson
-from .answers import Reading, check_answer, extract_answer, kind_of
+from .answers import KINDS, Reading, check_answer, extract_answer, kind_of
 from .coherence import coherence, suspicions
 from .faithfulness import heuristic
 from .steps import Fault, faults, parse_steps
@@ -81,7 +81,9 @@ class ReasoningVerifier:
     kind: str = ""  # of answers; empty: what the gold answer looks like
     suspicious: bool = False  # name a suspicion even where the answer is not known to be wrong
 
-    def __post_init__(self): choose(self.reading, {"strict": 1, "flexible": 1}, "reading")
+    def __post_init__(self):
+        choose(self.reading, {"strict": True, "flexible": False}, "reading")
+        if self.kind: choose(self.kind, KINDS, "kind of answer")
 
     def verify(
         self,
@@ -168,8 +170,8 @@ def _wrong_with(row) -> str:  # empty for a row that can be used
     if not isinstance(text, str | None): return "'trace' is no text"
     if not (steps is None or (isinstance(steps, list) and all(isinstance(s, str) for s in steps))): return "'steps' is no list of texts"
     if isinstance(row.get("gold"), bool) or not isinstance(row.get("gold"), str | int | float | None): return "'gold' is neither text nor number"
-    kinds = ("number", "expression", "option", "yes/no", "text")
-    return "" if row.get("kind") in (None, "", *kinds) else f"kind {str(row['kind'])[:30]!r} is unknown: choose one of {', '.join(kinds)}"
+    if row.get("kind") in (None, "", *KINDS): return ""
+    return f"kind {str(row['kind'])[:30]!r} is unknown: choose one of {', '.join(KINDS)}"
 
 # %% ../../nbs/verify/27_verifier.ipynb #d4d1159b
 def _lines(path: Path) -> Iterator[str]:
