@@ -192,6 +192,15 @@ def test_suspicions_point_at_what_is_wrong_and_true(text, kind):
     assert not suspicions(EGGS, parse_steps("46 - 37 = 9"), "9")
 
 
+def test_mathematics_counts_in_a_trace():
+    question, right, wrong = "Solve 2x + 3 = 7.", "So 2x = 4.\nThen x = 2.\n#### 2", "So 2x = 10.\nThen x = 5.\n#### 5"
+    assert verify_trace(question, right, "2").first_wrong_step is None and ReasoningVerifier(suspicious=True).verify(question, right).error_type is None
+    found = verify_trace(question, wrong, "2")
+    assert (found.first_wrong_step, found.error_type) == (0, "wrong operation") and verify_trace(question, wrong).error_type is None
+    found = verify_trace("", r"Now $\frac12 + \frac13 = \frac25$." + "\n#### 1", "1")
+    assert (found.first_wrong_step, found.error_type, found.coherence) == (0, "arithmetic error", 0)
+
+
 def test_a_judge_that_prefers_what_it_reads_first_has_no_opinion():
     one, other = parse_steps(RIGHT), parse_steps(WRONG)
     def fair(prompt): return "BETTER: A" if prompt.index("= 72") < prompt.index("= 62") else "BETTER: B"
