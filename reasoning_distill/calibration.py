@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'problems_of', 'damaged', 'text_of', 'Case', 'judge', 'calibrate', 'rates', 'confusion', 'precision',
-           'answers_table', 'calibration', 'read_calibration', 'write_calibration', 'printed']
+           'scores', 'answers_table', 'calibration', 'read_calibration', 'write_calibration', 'printed']
 
 # %% ../nbs/66_calibration.ipynb #6f33bb4c
 import json
@@ -74,13 +74,16 @@ class Case:
     answer: str  # verdict on the answer; empty without the gold one
     named: str  # error type of the step that was named; 'none'
     at_place: bool  # whether the named step is the damaged one
+    coherent: bool  # whether each step fits
+    needed: bool  # whether the answer needs each step
 
 def judge(task: str, problem: Problem, one: Corruption) -> Iterator[Case]:  # one for each setting
     "Verify one trace."
     text = text_of(problem, one, task == "gsm8k in prose")
     for name, (told, suspicious) in SETTINGS.items():
         found = ReasoningVerifier(suspicious=suspicious).verify(problem.question, text, problem.answer if told else None, facts=problem.facts)
-        yield Case(task, one.kind, name, found.correct or "", found.error_type or "none", found.first_wrong_step == one.place)
+        yield Case(task, one.kind, name, found.correct or "", found.error_type or "none", found.first_wrong_step == one.place, found.coherence == 1,
+                   found.faithfulness == 1)
 
 def calibrate(
     task: str,  # as in `problems_of`
@@ -123,6 +126,14 @@ def precision(counts: Counter) -> pd.DataFrame:  # percent of the traces in whic
                         strict=True))
     return pd.DataFrame([row(group) for group in dict.fromkeys((c.task, c.setting) for c in counts)])
 
+def scores(counts: Counter) -> pd.DataFrame:  # percent of n
+    "How many traces are wholly coherent, and how many hold no step that the answer does without."
+    def row(group):
+        n, fits, needed = (sum(k for c, k in counts.items() if (c.task, c.fault) == group and c.setting == "gold unknown" and holds(c)) for holds in (
+            lambda c: True, lambda c: c.coherent, lambda c: c.needed))
+        return dict(zip(("task", "fault", "n", "coherent", "each step needed"), (*group, n, 100*fits/n, 100*needed/n), strict=True))
+    return pd.DataFrame([row(group) for group in dict.fromkeys((c.task, c.fault) for c in counts)])
+
 def answers_table(counts: Counter) -> pd.DataFrame:  # traces
     "Verdicts on the answers, with the gold one at hand."
     rows = [{"task": c.task, "fault": c.fault, "answer": c.answer, "traces": n} for c, n in counts.items() if c.answer]
@@ -159,7 +170,7 @@ def read_calibration(record_file: str = "paper/records/calibration.json") -> tup
 def write_calibration(counts: Counter, record: dict, tables_dir: str = "paper/tables") -> None:
     "The tables of a record."
     note = f"Up to {record['config']['most']:,} traces of each kind and task, seed {record['config']['seed']}, revision `{record['revision'][:8]}`."
-    tables = {"rates": rates(counts), "precision": precision(counts), "answers": answers_table(counts).reset_index()}
+    tables = {"rates": rates(counts), "precision": precision(counts), "scores": scores(counts), "answers": answers_table(counts).reset_index()}
     tables |= {f"confusion_{task.replace(' ', '_')}": confusion(counts, task, "gold known").reset_index() for task in record["config"]["tasks"]}
     for name, table in tables.items(): write_table(table, project_folder()/tables_dir/f"calibration_{name}", note, printed)
 

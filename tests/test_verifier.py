@@ -194,7 +194,8 @@ def test_suspicions_point_at_what_is_wrong_and_true(text, kind):
 
 def test_mathematics_counts_in_a_trace():
     question, right, wrong = "Solve 2x + 3 = 7.", "So 2x = 4.\nThen x = 2.\n#### 2", "So 2x = 10.\nThen x = 5.\n#### 5"
-    assert verify_trace(question, right, "2").first_wrong_step is None and ReasoningVerifier(suspicious=True).verify(question, right).error_type is None
+    assert verify_trace(question, right, "2").first_wrong_step is None and ReasoningVerifier(suspicious=True).verify(question,
+                                                                                                                     right).error_type is None
     found = verify_trace(question, wrong, "2")
     assert (found.first_wrong_step, found.error_type) == (0, "wrong operation") and verify_trace(question, wrong).error_type is None
     found = verify_trace("", r"Now $\frac12 + \frac13 = \frac25$." + "\n#### 1", "1")

@@ -19,9 +19,9 @@ from ..core import InputError, Step, Trace, Verdict, choose, fingerprint, read_j
 from ..expressions import linked
 from ..stats import student_t, wilson
 from .answers import KINDS, Reading, check_answer, extract_answer, kind_of
-from .coherence import coherence, suspicions
+from .coherence import coherence, misfits, suspicions
 from .faithfulness import heuristic
-from .steps import Fault, faults, parse_steps
+from .steps import Fault, parse_steps
 
 # %% ../../nbs/verify/27_verifier.ipynb #cba0551e
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def first_objection(
     facts: Mapping[str, str] = {},  # expression → result, of what is looked up
 ) -> Fault | None:
     "The first thing to hold against a trace: certain errors, and suspicions where an error must be."
-    found = [*faults(question, steps, facts)]
+    found = misfits(question, steps, facts)
     certain = next((f for f in found if f.kind in ("arithmetic error", "contradiction")), None)
     if certain or not suspicious: return certain
     return min([*found, *suspicions(question, steps, answer, facts)], key=lambda f: f.place, default=None)
