@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -461,14 +462,13 @@ def rows(real_data, name):
 
 
 def broken(program, called):
-    "The program with one line changed: the last `return` of the tested function gives a text instead."
-    tree = ast.parse(program)
-    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
-    name = next(word for word in re.findall(r"\w+", called) if word in {f.name for f in functions})
-    function = [f for f in functions if f.name == name][-1]
-    last = max((n for n in ast.walk(function) if isinstance(n, ast.Return)), key=lambda n: n.lineno)
-    last.value = ast.Constant("broken")
-    return ast.unparse(tree)
+    "The program with one line broken: the first statement of the tested function asks for a name that is not there."
+    with warnings.catch_warnings(action="ignore"): tree = ast.parse(program)  # MBPP has escapes such as '\\d'
+    functions = {n.name: n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
+    function = functions[next(word for word in re.findall(r"\w+", called) if word in functions)]
+    first = int(isinstance(function.body[0], ast.Expr) and isinstance(function.body[0].value, ast.Constant) and len(function.body) > 1)
+    function.body[first] = ast.Return(ast.Name("nothing_of_that_name", ast.Load()))
+    return ast.unparse(ast.fix_missing_locations(tree))
 
 
 def outcomes(jobs): return [run.outcome for run in run_programs(jobs, Limits(seconds=30, cpu_seconds=20), ANYWHERE)]

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 
 import pytest
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +35,7 @@ from reasoning_distill.verify.mathematics import check_derivation, follows, form
 from reasoning_distill.verify.steps import faults, parse_steps
 from reasoning_distill.verify.verifier import summary, verify_row
 
+COMMAND = [sys.executable, "-c", "import sys; from reasoning_distill.cli import main; sys.exit(main())"]
 STATES = ("right", "wrong", "unverifiable")
 QUESTION = "Ann sold 48 clips in April, and half as many in May. How many in all?"
 RIGHT, WRONG = "48/2 = 24 in May.\n48 + 24 = 72 in all.\n#### 72", "48/2 = 24 in May.\n48 + 24 = 62 in all.\n#### 62"
@@ -53,7 +55,7 @@ def test_formulas_are_found_in_prose(line, found):
 @pytest.mark.parametrize("before, after, status", [
     ("x/2 = 4", "x = 8", "right"), ("x^2 = 9", "x = 3 or x = -3", "right"), ("x^2 = 9", r"x = \pm 3", "right"), (r"\sqrt{x} = 3", "x = 9", "right"),
     ("2x < 6", "x < 3", "right"), ("1 < x + 1 < 3", "0 < x < 2", "right"), ("", "2 + 2 = 4", "right"), ("", r"$\frac{1}{3} > 0.3$", "right"),
-    ("", "(x+1)^2 = x^2 + 2x + 1", "right"), ("x + y = 2", "2x + 2y = 4", "right"), ("3x = 9", "3x = 9 = 9", "unverifiable"),
+    ("", "(x+1)^2 = x^2 + 2x + 1", "right"), ("x + y = 2", "2x + 2y = 4", "right"), ("3x = 9", "3x = 9 = 9", "right"),
     ("x/2 = 4", "x = 2", "wrong"), ("x^2 = 9", "x = 3", "wrong"), ("x - 1 = 2", "x = 1", "wrong"), ("2x < 6", "x > 3", "wrong"),
     ("2x < 6", r"x \le 3", "wrong"), ("", "2 + 2 = 5", "wrong"), ("", r"\frac12 + \frac13 = \frac25", "wrong"), ("", "7 < 3", "wrong"),
     ("2x = 4", "x = 2 and 2 + 2 = 5", "wrong"), ("x = 1", "y = 2", "unverifiable"), ("x + y = 5", "x - y = 1", "unverifiable"),
@@ -287,8 +289,8 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_file(tmp_path):
 
 def test_a_killed_command_goes_on(tmp_path):
     source, out = written(tmp_path/"t.jsonl", ROWS*2000), tmp_path/"v.jsonl"
-    command = [sys.executable, "-m", "reasoning_distill.cli", "verify", str(source), "--out", str(out)]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [*COMMAND, "verify", str(source), "--out", str(out)]
+    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not out.exists() or out.stat().st_size < 5000:
         assert first.poll() is None, first.communicate()
         time.sleep(0.01)
@@ -328,8 +330,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     "A limit on the size of files stands for the disk."
     source, out = written(tmp_path/"t.jsonl", ROWS*40), tmp_path/"v.jsonl"
     def small(): resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    done = subprocess.run([sys.executable, "-X", "dev", "-W", "ignore", "-m", "reasoning_distill.cli", "verify", str(source), "--out", str(out)],
-                          capture_output=True, text=True, preexec_fn=small, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    done = subprocess.run([*COMMAND, "verify", str(source), "--out", str(out)],
+                          cwd=ROOT, capture_output=True, text=True, preexec_fn=small, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
     assert done.returncode == 2 and "could not be written" in done.stderr, done.stderr
     assert 0 < out.stat().st_size <= 20_000
     assert main(["verify", str(source), "--out", str(out)]) == 0 and out.read_bytes().count(b"\n") == 280
@@ -397,5 +399,6 @@ def test_faults_in_gsm8k_are_told_from_gold(real_data):
         for problem, one in damaged(problems_of("gsm8k", data_dir=str(real_data)), kind, 500):
             found = verify_trace(problem.question, text_of(problem, one), problem.answer)
             counts[kind, found.correct, found.first_wrong_step == one.place, found.first_wrong_step is None] += 1
-    assert counts["gold", "right", False, True] == 500
+    assert sum(n for (kind, correct, *_), n in counts.items() if (kind, correct) == ("gold", "right")) == 500
+    assert counts["gold", "right", False, True] >= 497  # the others have slips: 192*100=$1920, 6/3=.5, and 140 + 140x = 147 then x = .5
     assert sum(n for (kind, _, placed, _), n in counts.items() if kind == "arithmetic error" and placed) >= 495

@@ -16,7 +16,7 @@ from .mathematics import follows
 from .steps import Equation, Fault, check_equation, claims_of, faults
 
 # %% ../../nbs/verify/26_coherence.ipynb #5393933d
-SYMBOLIC = re.compile(r"\\[a-zA-Z]+|[\^√π]|(?<![A-Za-z])[a-z]\b[^A-Za-z]*[=<>≤≥]|[=<>≤≥]\s*-?\d*[a-z]\b")  # more than arithmetic: LaTeX, powers, an unknown
+SYMBOLIC = re.compile(r"\\[a-zA-Z]+|[\^√π]|(?<![A-Za-z])[a-z]\b[^A-Za-z]*[=<>≤≥]|[=<>≤≥]\s*-?\d*[a-z]\b")  # LaTeX, powers, an unknown
 
 def misfits(
     question: str,

@@ -41,7 +41,12 @@ def formulas(
     "The equations and inequalities in a line."
     if len(line) > longest: return []
     found = ["".join(groups) for groups in DELIMITED.findall(line)] or WORDS.split(line)
-    return [ENDS.sub("", piece) for piece in found if RELATION.search(piece)]
+    return [ENDS.sub("", part) for piece in found for part in _apart(piece) if RELATION.search(part)]
+
+def _apart(piece: str) -> list[str]:  # x = 2 and y = 3 are two formulas; x = 2 and x = 3 are one
+    parts = [ENDS.sub("", part) for part in re.split(r"[,;]|\band\b", piece)]
+    names = {part[:1] for part in parts}
+    return parts if len(names) > 1 and all(map(RELATION.search, parts)) else [piece]
 
 # %% ../../nbs/verify/23_mathematics.ipynb #75449b14
 def roots(form: Form) -> set[sympy.Expr]:

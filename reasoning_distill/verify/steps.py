@@ -194,7 +194,7 @@ def read_step(text: str) -> Step:
 KNOWN = (0, 1, 2, 3, 4, 5, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)  # halves, doubles, and what everybody knows of time, money and dozens
 TEENS = dict(zip("thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split(), range(13, 20), strict=True))
 TENS = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10), strict=True))
-SHOWN = re.compile(rf"{ANNOTATION.pattern}\s*\$?({NUMBER}%?)")  # an annotation and the number behind it
+SHOWN = re.compile(rf"{ANNOTATION.pattern}\s*\$?({NUMBER}%?)(?!\s*/|\s\d)")  # an annotation and the number behind it
 
 @dataclass(frozen=True)
 class Fault:
