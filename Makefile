@@ -22,11 +22,11 @@ help:
 
 setup: .venv/.ready
 
-# The exact versions of constraints.txt. pip's --find-links, if set, is handed on to uv.
+# The exact versions of constraints.txt, compiled once and not at each start. pip's --find-links, if set, is handed on to uv.
 .venv/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	@touch $@
 
 report: setup

@@ -288,7 +288,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_file(tmp_path):
 
 
 def test_a_killed_command_goes_on(tmp_path):
-    source, out = written(tmp_path/"t.jsonl", ROWS*2000), tmp_path/"v.jsonl"
+    source, out = written(tmp_path/"t.jsonl", ROWS*300), tmp_path/"v.jsonl"
     command = [*COMMAND, "verify", str(source), "--out", str(out)]
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not out.exists() or out.stat().st_size < 5000:

@@ -19,7 +19,7 @@ from ..core import InputError, Step, Trace, Verdict, choose, fingerprint, read_j
 from ..expressions import linked
 from ..stats import student_t, wilson
 from .answers import KINDS, Reading, check_answer, extract_answer, kind_of
-from .coherence import coherence, misfits, suspicions
+from .coherence import misfits, share_that_fits, suspicions
 from .faithfulness import heuristic
 from .steps import Fault, parse_steps
 
@@ -61,6 +61,7 @@ def _one_step(text: str) -> Step:
 
 # %% ../../nbs/verify/27_verifier.ipynb #84c75dce
 def first_objection(
+    found: Sequence[Fault],  # of `misfits`
     question: str,
     steps: Sequence[Step],
     answer: str,  # the one extracted
@@ -68,7 +69,6 @@ def first_objection(
     facts: Mapping[str, str] = {},  # expression → result, of what is looked up
 ) -> Fault | None:
     "The first thing to hold against a trace: certain errors, and suspicions where an error must be."
-    found = misfits(question, steps, facts)
     certain = next((f for f in found if f.kind in ("arithmetic error", "contradiction")), None)
     if certain or not suspicious: return certain
     return min([*found, *suspicions(question, steps, answer, facts)], key=lambda f: f.place, default=None)
@@ -98,8 +98,9 @@ class ReasoningVerifier:
         kind = kind or self.kind or (kind_of(gold) if gold is not None else "number")
         verdict = check_answer(text, gold, self.reading, kind) if gold is not None else None
         answer = verdict.extracted if verdict else extract_answer(text, self.reading, kind)
-        share, fits = coherence(question, steps, facts)
-        against = first_objection(question, steps, answer, self.suspicious or bool(verdict and verdict.status == "wrong"), facts)
+        found = misfits(question, steps, facts)
+        share, fits = share_that_fits(steps, found)
+        against = first_objection(found, question, steps, answer, self.suspicious or bool(verdict and verdict.status == "wrong"), facts)
         reason = "; ".join(filter(None, (f"answer: {verdict.reason}" if verdict else "", f"steps: {against.reason if against else fits.reason}")))
         return TraceVerdict(verdict.status if verdict else None, answer, against.place if against else None, against.kind if against else None,
                             share, heuristic(steps, answer).score, len(steps), reason)
