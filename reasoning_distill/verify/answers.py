@@ -59,10 +59,11 @@ LETTER = re.compile(r"\(([A-Ea-e])\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+([A-E
                     re.MULTILINE)
 OFFERED = re.compile(r"\b[A-E]\)?\s*(?:or|and|/|,)\s*\(?[A-E]\b")
 
-def letters(text: str) -> list[str]: return [a or b or c for a, b, c in LETTER.findall(text)]
+def letters(text: str) -> list[str]: return [(a or b or c).upper() for a, b, c in LETTER.findall(text)]
 
 def number_behind(line: str) -> str:  # all of the line when there is none
     "The number in the line behind a marker, or the formula that stands there."
+    line = line.replace("{,}", ",")
     bare = line.strip("$* ").rstrip("* .")
     if number_value(bare) is not None: return line.strip("* ").rstrip("* .")
     result = bare.rpartition("=")[2].strip()
@@ -130,7 +131,7 @@ def _as(read: Callable[[str], str], found: str, gold: str, kind: str, how: str) 
     if not have: return Verdict("unverifiable", found, gold, f"not {kind}")
     return Verdict("right" if have == want else "wrong", found, gold, how)
 
-def _option(text: str) -> str: return "".join(letters(text)[:1]).upper()
+def _option(text: str) -> str: return "".join(letters(text)[:1])
 def _decision(text: str) -> str: return {"true": "yes", "false": "no"}.get(said := "".join(DECISION.findall(text.lower())[:1]), said)
 def _words(text: str) -> str: return re.sub(r"^(?:an?|the) (?=\w)", "", " ".join(re.findall(r"\w+", text.casefold())))
 

@@ -167,7 +167,7 @@ def shows(shown: Reading, value: Reading) -> bool:
     return 2*abs(value.value - shown.value) <= shown.last or 0 <= abs(value.value) - abs(shown.value) < shown.last
 
 def _rounding(side: str) -> Fraction:  # how far off numbers with two digits behind the point or more may put it, as a share
-    decimals = re.findall(r"(?<![\d.])(\d*\.(\d{2,}))", side)
+    decimals = [(n, digits) for n, digits in re.findall(r"(?<![\d.])(\d*\.(\d{2,}))", side) if len(n.replace(".", "").lstrip("0")) > 1]  # .01 is exact
     return sum((Fraction(1, 2*10**len(digits))/max(Fraction(n), Fraction(1, 100)) for n, digits in decimals), Fraction(0))
 
 # %% ../../nbs/verify/22_steps.ipynb #51d8da77
@@ -177,11 +177,13 @@ ITEM = re.compile(r"^\s*(?:[-*•]\s+|\(?\d{1,2}[.):]\s+)")
 def parse_steps(
     text: str,  # a solution in any layout
     longest: int = 200_000,  # characters; of a longer text no step is read
+    most: int = 2000,  # steps; of a text with more none is read
 ) -> tuple[Step, ...]:  # without the line that gives the answer
     "Cut a solution into steps and read the last calculation of each."
     if len(text) > longest: return ()
     parts = [p for p in NEXT_STEP.split(split_answer(text)[0]) if p.strip()]
     if len(parts) == 1: parts = SENTENCE.split(parts[0].strip())
+    if len(parts) > most: return ()
     return linked([read_step(ITEM.sub("", part).strip()) for part in parts if part.strip()])
 
 def read_step(text: str) -> Step:
@@ -233,13 +235,14 @@ def faults(
     "Everything in a solution that does not stand, as far as it shows without a model."
     known, said = numbers_of(question) | set(map(Fraction, KNOWN)), {}
     for place, step in enumerate(steps):
-        against = None
+        against = []
         for claim in claims_of(step):
-            against = against or _against(claim, known, said, facts)
+            against += [_against(claim, known, said, facts)]
             said.setdefault(claim.left, claim.right)
             known |= stated(claim.left) | stated(claim.right)
         known |= numbers_of(step.text)
-        if against: yield Fault(place, *against)
+        against = [*filter(None, against)]
+        if against: yield Fault(place, *min(against, key=lambda a: a[0] == "missing step"))  # what is certain comes first
 
 def _against(claim: Equation, known: set, said: Mapping[str, str], facts: Mapping[str, str]) -> tuple[str, str] | None:  # kind and reason
     if is_false(claim, facts): return "arithmetic error", f"{claim.left} is not {claim.right}"

@@ -70,7 +70,8 @@ def tokens(text: str) -> list[str]:
 def _letters(run: str) -> list[str]:  # without a space between them
     if run in FUNCTIONS or len(run) == 1: return [run]
     if run.lower() in MEANS: return [MEANS[run.lower()]]
-    return [*run] if len(run) < 4 and run not in UNITS else [f'"{run.lower()}']
+    product = len(run) < 4 and run not in UNITS and not (run[0].isupper() and run[1:].islower())  # Ann is no product
+    return [*run] if product else [f'"{run.lower()}']
 
 def _prepared(text: str) -> str:
     if len(text) > LONGEST: raise Unreadable(f"{len(text)} characters are more than an answer has")
@@ -226,6 +227,7 @@ class Reader:
 
     def subscript(self) -> str:
         if not self.take("_"): return ""
+        if not self.next: raise Unreadable("nothing is below")
         if not self.take("{"): return f"_{self.take()}"
         name = "_"
         while self.next not in ("}", ""): name += self.take()
@@ -259,7 +261,7 @@ NOTHING = ("none", "no solution", "no solutions", "no real solution", "no real s
 
 def read_form(text: str) -> Form:
     "The form of a text; raises Unreadable."
-    if re.fullmatch(r"[^\W\d_]{2,}", text.strip()) and text.strip() not in MEANS: return Form("words", (text.strip().lower(),))
+    if re.fullmatch(r"[^\W\d_]{2,}", text.strip()) and text.strip() not in (*MEANS, *FUNCTIONS): return Form("words", (text.strip().lower(),))
     matrix = MATRIX.fullmatch(text.strip()) if len(text) <= LONGEST else None
     if not matrix: return form_of(tokens(text))
     rows = [[form_of(tokens(cell)) for cell in line.split("&")] for line in matrix[2].split(r"\\") if line.strip()]
@@ -325,6 +327,8 @@ def _valued(found: Sequence[str]) -> Form:  # an expression with or without a un
     if not all(re.fullmatch(r"\"?\w+|[-'.,^/{}]", t) for t in tail): raise Unreadable(f"{' '.join(tail)} is neither a unit nor words")
     said = " ".join(tail).replace('"', "")
     if not head: return Form("set", (), "{}") if said in NOTHING else Form("words", (said,))
+    if said and not is_number(head[0]) and any(map(is_letter, head)) and unit_of(said) not in {*UNITS, *ABBREVIATED.values()}:
+        raise Unreadable(f"{said} is no unit of an unknown")
     if "_" in head and is_number(head[0]): head, said = head[:1], f"{said} in base {''.join(head[2:]).strip('{}')}"
     return Form("value", (expression(head),), unit=unit_of(said))
 
@@ -396,10 +400,14 @@ def same_form(one: Form, other: Form) -> Verdict:
     if {one.kind, other.kind} & {"union", "all", "relation"}: return same_solutions(one, other)
     if "set" in (one.kind, other.kind) and {one.kind, other.kind} <= {"set", "value", "words"}: return same_set(one, other)
     if one.kind == other.kind == "value": return same_value(one, other)
-    if one.kind == other.kind == "words": return _either(one.parts == other.parts, "the same words", "other words")
+    if one.kind == other.kind == "words": return _same_words(*one.parts, *other.parts)
     if {one.kind, other.kind} == {"value", "words"}: return _same_letter(one, other)
     if one.kind == other.kind and (one.mark, len(one.parts)) == (other.mark, len(other.parts)): return _every(map(same_form, one.parts, other.parts))
     return _unlike(one, other)
+
+def _same_words(one: str, other: str) -> Verdict:  # ab and ba may be products
+    if one != other and len(one) < 4 and sorted(one) == sorted(other): return Verdict("unverifiable", reason="words or products")
+    return _either(one == other, "the same words", "other words")
 
 def _either(equal: bool, yes: str, no: str) -> Verdict: return Verdict("right" if equal else "wrong", reason=yes if equal else no)
 
@@ -492,7 +500,7 @@ def same_region(one: Form, other: Form) -> Verdict:
     if None in sets:
         match = same_set(one, other) if one.kind == other.kind else None
         return match if match and match.right else Verdict("unverifiable", reason=f"a {one.kind} and a {other.kind}")
-    inside = [sets[0].is_subset(sets[1]), sets[1].is_subset(sets[0])]
+    inside = [(a - b).is_empty for a, b in (sets, sets[::-1])]
     if None in inside: return Verdict("unverifiable", reason="no set is known to hold the other")
     return _either(all(inside), "the same numbers", "other numbers")
 
