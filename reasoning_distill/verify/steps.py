@@ -167,7 +167,7 @@ def shows(shown: Reading, value: Reading) -> bool:
     return 2*abs(value.value - shown.value) <= shown.last or 0 <= abs(value.value) - abs(shown.value) < shown.last
 
 def _rounding(side: str) -> Fraction:  # how far off numbers with two digits behind the point or more may put it, as a share
-    decimals = [(n, digits) for n, digits in re.findall(r"(?<![\d.])(\d*\.(\d{2,}))", side) if len(n.replace(".", "").lstrip("0")) > 1]  # .01 is exact
+    decimals = [d for d in re.findall(r"(?<![\d.])(\d*\.(\d{2,}))", side) if len(d[0].replace(".", "").lstrip("0")) > 1]  # .01 is exact
     return sum((Fraction(1, 2*10**len(digits))/max(Fraction(n), Fraction(1, 100)) for n, digits in decimals), Fraction(0))
 
 # %% ../../nbs/verify/22_steps.ipynb #51d8da77
