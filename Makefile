@@ -1,6 +1,6 @@
 # make report [PRESET=smoke|quick|full] [TASKS="arithmetic gsm8k"] [DATA_DIR=folder] [SEEDS="0 1"]   run the grid, write tables and figures
 # make test                                                                           all checks, as in continuous integration
-# make bench                                                                          training beside TRL, sampling beside generate, on one core
+# make bench                                                                          training beside TRL, sampling beside generate, answers beside math-verify
 PYTHON ?= python3
 PRESET ?= smoke
 TASKS ?= $(if $(filter smoke,$(PRESET)),arithmetic,arithmetic algebra science strategy)
@@ -22,11 +22,11 @@ help:
 
 setup: .venv/.ready
 
-# The exact versions of constraints.txt. pip's --find-links, if set, is handed on to uv.
+# The exact versions of constraints.txt, compiled once and not at each start. pip's --find-links, if set, is handed on to uv.
 .venv/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	@touch $@
 
 report: setup
@@ -40,7 +40,8 @@ test: setup
 bench: setup
 	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'
 	OMP_NUM_THREADS=1 reasoning-distill run nbs/experiments/bench.ipynb runs/bench/bench.ipynb
-	@cat paper/tables/speed.md
+	reasoning-distill run nbs/experiments/verify_bench.ipynb runs/bench/verify_bench.ipynb
+	@cat paper/tables/speed.md paper/tables/verify_speed.md
 
 # Notebooks are the source: write the package and the README from them.
 export: setup

@@ -42,7 +42,7 @@ from .training import Outcome, Setup, device_of_choice, training_flops
 def code_hash() -> str:  # 12 hexadecimal digits
     "A hash of the code that results depend on, comments and layout aside, as this process first found it."
     package = Path(reasoning_distill.__file__).parent
-    after = {"report.py", "cli.py", "landscape.py", "bench.py", "_modidx.py"}
+    after = {"report.py", "cli.py", "landscape.py", "bench.py", "calibration.py", "verify_bench.py", "_modidx.py"}
     return fingerprint({str(p.relative_to(package)): ast.dump(ast.parse(p.read_text())) for p in sorted(package.rglob("*.py"))
                         if p.name not in after})
 

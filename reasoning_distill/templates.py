@@ -76,23 +76,27 @@ def annotated(expression: str, result: str) -> str:
     return f"<<{expression} = {result}>> {result}" if result[-1:].isalpha() else f"<<{expression}={result}>>{result}"
 
 # %% ../nbs/01_templates.ipynb #a6fd8036
-MARKER = re.compile(r"####|\bthe (?:final )?answer is:?|\\boxed\{", re.IGNORECASE)
+MARKER = re.compile(r"####|\bthe (?:final )?answer is:?|\\boxed\s*\{", re.IGNORECASE)
 NEXT_STEP = re.compile(r"\n|(?<!\w)step \d+[:.]", re.IGNORECASE)
 
 # %% ../nbs/01_templates.ipynb #1814f511
-def split_answer(text: str) -> tuple[str, str]:  # reasoning, and the line behind the last marker; all of it and '' without a marker
+def split_answer(
+    text: str,
+) -> tuple[str, str]:  # reasoning, and the line behind the last marker or what is in the last box; all of it and '' without a marker
     "What stands before the last answer marker, and what behind it."
-    marks = list(MARKER.finditer(text))
-    if not marks: return text, ""
-    body, line = text[:marks[-1].start()], text[marks[-1].end():].strip().split("\n")[0].strip()
-    return body, _to_closing_brace(line) if marks[-1].group().endswith("{") else line
+    closing, found, end = _braces(text), None, 0
+    for mark in MARKER.finditer(text):
+        if mark.start() >= end: found, end = mark, closing.get(mark.end() - 1, mark.end())  # a marker within a box is part of the box
+    if not found: return text, ""
+    body, behind = text[:found.start()], text[found.end():].strip().split("\n")[0].strip()
+    return body, " ".join(text[found.end():end].split("\n")).strip() if found.group().endswith("{") else behind  # empty for a box that is not closed
 
-def _to_closing_brace(line: str) -> str:
-    depth = 1
-    for i, c in enumerate(line):
-        depth += (c == "{") - (c == "}")
-        if not depth: return line[:i]
-    return line
+def _braces(text: str) -> dict[int, int]:  # where each brace that is opened is closed
+    opened, closing = [], {}
+    for m in re.finditer(r"\\.|[{}]", text, re.DOTALL) if "{" in text else ():
+        if m.group() == "{": opened.append(m.start())
+        elif m.group() == "}" and opened: closing[opened.pop()] = m.start()
+    return closing
 
 # %% ../nbs/01_templates.ipynb #130c8eb5
 def read_step(

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasoning_distill.core import InputError, Problem, from_dict, to_dict
-from reasoning_distill.expressions import calculate, value_of, written
-from reasoning_distill.tasks.corrupt import KINDS, corrupt, linked
+from reasoning_distill.expressions import calculate, linked, value_of, written
+from reasoning_distill.tasks.corrupt import KINDS, corrupt
 from reasoning_distill.tasks.generate import SHARES, generate, split_of
 from reasoning_distill.tasks.splits import GENERATORS, TaskConfig, load_task
 from reasoning_distill.templates import ANNOTATION, annotated, read_trace, target_for

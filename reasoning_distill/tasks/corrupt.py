@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BRACKETED', 'SWAPS', 'SIGN', 'KINDS', 'Corruption', 'substitute', 'standing', 'revise', 'carry_on', 'plausible',
-           'wrong_results', 'alike', 'wrong_operations', 'wrong_readings', 'corrupt', 'same', 'linked', 'fault']
+           'wrong_results', 'alike', 'wrong_operations', 'wrong_readings', 'corrupt', 'same', 'fault']
 
 # %% ../../nbs/tasks/16_corrupt.ipynb #e0c6acc3
 import random
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..core import Problem, Step, Trace, choose
-from ..expressions import calculate, operand, value_of, written
+from ..expressions import calculate, linked, operand, value_of, written
 from ..templates import ANNOTATION, annotated
 
 # %% ../../nbs/tasks/16_corrupt.ipynb #ffc8cd2e
@@ -171,16 +171,6 @@ def corrupt(
 def same(one: str, other: str) -> bool:
     "Whether two results are equal, as text or by value."
     return one == other or (calculate(one) is not None and calculate(one) == calculate(other.replace(",", "").replace("$", "")))
-
-# %% ../../nbs/tasks/16_corrupt.ipynb #f40ae1c9
-def linked(steps: Sequence[Step]) -> tuple[Step, ...]:
-    "Steps with their dependencies read off their operands: the latest earlier step with that result."
-    found = []
-    for step in steps:
-        operands = re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", step.expression)
-        latest = {s.result: k for k, s in enumerate(found)}
-        found.append(replace(step, uses=tuple(dict.fromkeys(latest[n] for n in operands if n in latest))))
-    return tuple(found)
 
 # %% ../../nbs/tasks/16_corrupt.ipynb #19d3404c
 def fault(
