@@ -17,10 +17,10 @@ from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reasoning_distill import process
 from reasoning_distill.core import InputError
 from reasoning_distill.expressions import value_in
 from reasoning_distill.templates import ANNOTATION, split_answer
-from reasoning_distill.verify import symbolic
 from reasoning_distill.verify.answers import KINDS, check_answer, extract_answer, kind_of, number_value
 from reasoning_distill.verify.steps import Equation, Fault, check_equation, equations, first_fault, parse_steps, readings
 from reasoning_distill.verify.symbolic import compare
@@ -431,8 +431,8 @@ def gone(pid, seconds=15):
 def script(tmp_path, body, seconds=90):
     "Run a script that may say something, and see that it ends."
     path = tmp_path/"script.py"
-    path.write_text("import os, signal, sys, threading, time\nfrom reasoning_distill.verify import symbolic\n"
-                    "from reasoning_distill.verify.symbolic import compare, worker\n"
+    path.write_text("import os, signal, sys, threading, time\n"
+                    "from reasoning_distill.process import worker\nfrom reasoning_distill.verify.symbolic import compare\n"
                     "def pid(): return worker(os.getpid()).process.pid\n" + body)
     return subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=seconds, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
@@ -499,20 +499,20 @@ def test_an_interrupted_wait_leaves_no_answer_for_the_next_pair(monkeypatch):
     assert compare("x", "x").right
     def interrupt(*arguments): raise KeyboardInterrupt
     with monkeypatch.context() as patch:
-        patch.setattr(symbolic.Worker, "answer", interrupt)
+        patch.setattr(process.Worker, "answer", interrupt)
         with pytest.raises(KeyboardInterrupt): compare("x", "y")
     assert compare("x", "x").right and compare("x", "y").status == "wrong"
 
 
 def test_a_process_that_was_killed_is_replaced():
     assert compare("x", "x").right
-    os.kill(symbolic.worker(os.getpid()).process.pid, signal.SIGKILL)
+    os.kill(process.worker(os.getpid()).process.pid, signal.SIGKILL)
     assert [compare("x+x", "2x").status for _ in range(2)][-1] == "right"
 
 
 def test_a_process_that_cannot_start_is_named(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(InputError, match="does not start"): symbolic.Worker().call("verify.symbolic:decide", ("x", "x"), 1.0)
+    with pytest.raises(InputError, match="does not start"): process.Worker().call("verify.symbolic:decide", ("x", "x"), 1.0)
 
 
 def test_no_thread_is_left_behind_by_a_comparison():

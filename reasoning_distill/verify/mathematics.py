@@ -13,19 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import sympy
 
 from ..core import Verdict
-from reasoning_distill.verify.symbolic import (
-    Form,
-    Unreadable,
-    expression,
-    letters_of,
-    limited,
-    read_form,
-    same_expression,
-    same_form,
-    solutions,
-    tokens,
-    unnamed,
-)
+from ..process import limited
+from .forms import Form, Unreadable, expression, read_form, tokens
+from .symbolic import letters_of, same_expression, same_form, solutions, unnamed
 
 # %% ../../nbs/verify/23_mathematics.ipynb #b08abd6c
 DELIMITED = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
