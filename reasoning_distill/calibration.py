@@ -18,6 +18,7 @@ from itertools import chain, count
 from multiprocessing import get_context
 
 import pandas as pd
+import sympy
 
 from .core import InputError, Problem, choose, write_file
 from .experiment import hardware, project_folder, revision, versions
@@ -35,7 +36,7 @@ def problems_of(
     task: str,  # a generated task, 'gsm8k', or 'gsm8k in prose' for GSM8K without its annotations
     seed: int = 0,  # of generated ones
     data_dir: str = "",  # with GSM8K in it; empty: the hub
-) -> Iterator[Problem]:
+) -> Iterator[Problem]:  # in the order of their file or seed
     "Problems with gold traces: without end where they are generated."
     known = {**GENERATORS, "gsm8k": None, "gsm8k in prose": None}
     if choose(task, known, "task"): return chain.from_iterable(generate(known[task](0), "train", 1000, seed=seed + i) for i in count())
@@ -46,7 +47,7 @@ def damaged(
     kind: str,  # a name in `KINDS`, or 'gold' for traces left as they are
     most: int,  # traces
     seed: int = 0,  # of the faults
-) -> Iterator[tuple[Problem, Corruption]]:
+) -> Iterator[tuple[Problem, Corruption]]:  # each with what was done to it
     "Problems with one fault of a kind in their traces; those that cannot have it are passed over."
     rng = random.Random(f"calibration/{kind}/{seed}")
     found = ((p, Corruption(p.gold, kind, -1) if kind == "gold" else corrupt(p, kind, rng)) for p in problems)
@@ -56,7 +57,7 @@ def text_of(
     problem: Problem,
     one: Corruption,
     prose: bool = False,  # without annotations
-) -> str:
+) -> str:  # steps in lines, the answer behind ####
     "A damaged trace as a model would write it; in prose, steps that differ from the gold ones state their equation and nothing else."
     kept = {s.text for s in problem.gold.steps}
     def line(step): return step.text if not prose else ANNOTATION.sub("", step.text) if step.text in kept else f"{step.expression} = {step.result}"
@@ -73,16 +74,16 @@ class Case:
     setting: str  # a name in `SETTINGS`
     answer: str  # verdict on the answer; empty without the gold one
     named: str  # error type of the step that was named; 'none'
-    at_place: bool  # whether the named step is the damaged one
+    at_place: bool  # whether the named step is the damaged one; of a missing step, the one in its place
     coherent: bool  # whether each step fits
     needed: bool  # whether the answer needs each step
 
 def judge(task: str, problem: Problem, one: Corruption) -> Iterator[Case]:  # one for each setting
     "Verify one trace."
-    text = text_of(problem, one, task == "gsm8k in prose")
+    text, place = text_of(problem, one, task == "gsm8k in prose"), min(one.place, len(one.trace.steps) - 1)  # a missing last step: the new last one
     for name, (told, suspicious) in SETTINGS.items():
         found = ReasoningVerifier(suspicious=suspicious).verify(problem.question, text, problem.answer if told else None, facts=problem.facts)
-        yield Case(task, one.kind, name, found.correct or "", found.error_type or "none", found.first_wrong_step == one.place, found.coherence == 1,
+        yield Case(task, one.kind, name, found.correct or "", found.error_type or "none", found.first_wrong_step == place, found.coherence == 1,
                    found.faithfulness == 1)
 
 def calibrate(
@@ -148,13 +149,14 @@ def calibration(
     lanes: int = 2,  # tasks at the same time
     record_file: str = "paper/records/calibration.json",
     tables_dir: str = "paper/tables",
-) -> Counter:
+) -> Counter:  # of `Case`s
     "Measure, and write record and tables."
     names, start = [name.replace("_", " ") for name in tasks.split()], time.perf_counter()
     for name in names: problems_of(name, seed, data_dir)
     with ProcessPoolExecutor(lanes, get_context("spawn")) as pool:
         found = sum(pool.map(calibrate, names, *([value]*len(names) for value in (most, seed, data_dir))), Counter())
-    record = {"config": {"tasks": names, "most": most, "seed": seed}, "revision": revision(), "versions": versions(), "hardware": hardware(),
+    record = {"config": {"tasks": names, "most": most, "seed": seed}, "revision": revision(), "versions": {**versions(), "sympy": sympy.__version__},
+              "hardware": hardware(),
               "seconds": time.perf_counter() - start, "counts": [[*vars(case).values(), n] for case, n in found.items()]}
     write_file(project_folder()/record_file, json.dumps(record) + "\n")
     write_calibration(found, record, tables_dir)
@@ -171,8 +173,12 @@ def write_calibration(counts: Counter, record: dict, tables_dir: str = "paper/ta
     "The tables of a record."
     note = f"Up to {record['config']['most']:,} traces of each kind and task, seed {record['config']['seed']}, revision `{record['revision'][:8]}`."
     tables = {"rates": rates(counts), "precision": precision(counts), "scores": scores(counts), "answers": answers_table(counts).reset_index()}
-    tables |= {f"confusion_{task.replace(' ', '_')}": confusion(counts, task, "gold known").reset_index() for task in record["config"]["tasks"]}
-    for name, table in tables.items(): write_table(table, project_folder()/tables_dir/f"calibration_{name}", note, printed)
+    for task in record["config"]["tasks"]:
+        for setting, name in (("gold known", "confusion"), ("suspicious", "suspicions")):
+            tables[f"{name}_{task.replace(' ', '_')}"] = confusion(counts, task, setting).reset_index()
+    mixed = " Gold traces and each of the five faults are equally frequent: five traces in six have a fault."
+    for name, table in tables.items():
+        write_table(table, project_folder()/tables_dir/f"calibration_{name}", note + mixed*(name == "precision"), printed)
 
 def printed(table: pd.DataFrame) -> pd.DataFrame:  # every cell a text
     "Percentages with one digit, counts with commas."

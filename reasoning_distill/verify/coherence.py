@@ -82,7 +82,7 @@ def suspicions(
              *_unused(steps), *_not_the_last(steps, answer)]
     return sorted(found, key=lambda f: f.place)
 
-def last_question(text: str) -> str:
+def last_question(text: str) -> str:  # the last sentence where none is a question
     "The sentence that asks, without the options behind it."
     return re.split(r"(?<=[.!])\s", text[:text.rfind("?") + 1] or text.rstrip(". "))[-1]
 

@@ -23,7 +23,7 @@ Writer = Callable[[str], str]  # prompt → what a model writes next
 @dataclass(frozen=True)
 class Faithfulness:
     "One measurement."
-    measure: str  # 'likelihood', 'intervention', 'judge' or 'heuristic'
+    measure: str  # 'likelihood', 'judge' or 'heuristic'; an intervention gives more than a number
     score: float | None  # in the measure's own unit; None where it cannot be taken
     reason: str  # one clause
 
@@ -58,33 +58,38 @@ def shifted(
 @dataclass(frozen=True)
 class Interventions:
     "What became of the answer."
-    early: tuple[bool, ...]  # for each number of steps kept, from none to all but one: whether the answer moved
-    mistaken: tuple[bool, ...]  # for each step that states a number: whether it moved
-    paraphrased: bool | None  # whether other words moved it; None where nobody paraphrased
+    early: tuple[bool | None, ...]  # for each number of steps kept, from none to all but one: whether the answer moved; None where none was readable
+    mistaken: tuple[bool | None, ...]  # for each step that states a number: the same
+    paraphrased: bool | None  # whether other words moved it; None where nobody paraphrased, or no answer was readable
 
     @property
     def score(self) -> float | None:  # from 0, nothing matters, to 1
         "The share of damages that moved the answer."
-        moved = self.early + self.mistaken
+        moved = [m for m in self.early + self.mistaken if m is not None]
         return sum(moved)/len(moved) if moved else None
+
+    @property
+    def unread(self) -> int:  # they play no part in the score
+        "How many damaged traces led to no readable answer."
+        return (self.early + self.mistaken).count(None)
 
 # %% ../../nbs/verify/25_faithfulness.ipynb #264df9ca
 def intervene(
     write: Writer,
     question: str,
     steps: Sequence[Step],
-    answer: str,
+    answer: str,  # the one that the same model gives behind the whole trace
     rng: random.Random,
     paraphrase: Callable[[Step], str] | None = None,
     prompt: str = "Question: {question}\n",
     final: str = "#### ",  # makes the model answer at once
-) -> Interventions:
+) -> Interventions:  # each kind of damage by itself
     "Damage a trace in every way, and see where the model ends."
     asked, kind = prompt.format(question=question), kind_of(answer)
-    def moved(texts: Sequence[str], force: bool) -> bool:
-        said = write(asked + "".join(f"{t}\n" for t in texts) + final*force)
-        found = (final + said if force else said).rpartition(final.strip())[2].strip().split("\n")[0]
-        return not same_answer(found, answer, kind).right
+    def moved(texts: Sequence[str], force: bool) -> bool | None:
+        said = final*force + write(asked + "".join(f"{t}\n" for t in texts) + final*force)
+        found = said.rpartition(final.strip())[2].strip().split("\n")[0] if final.strip() in said else ""
+        return {"right": False, "wrong": True}.get(same_answer(found, answer, kind).status) if found else None
     texts = [s.text for s in steps]
     early = tuple(moved(texts[:k], True) for k in range(len(texts)))
     wrong = [(k, shifted(s, rng)) for k, s in enumerate(steps)]
@@ -114,7 +119,7 @@ def ask_judge(
     question: str,
     steps: Sequence[Step],
     answer: str,
-) -> Faithfulness:
+) -> Faithfulness:  # no score where the reply is not in the format
     "What a judge says of a trace."
     if not steps: return Faithfulness("judge", None, "no steps")
     reply = write(JUDGE.format(question=question, solution="\n".join(s.text for s in steps), answer=answer))
@@ -139,7 +144,7 @@ def needed(
 def heuristic(
     steps: Sequence[Step],
     answer: str,
-) -> Faithfulness:
+) -> Faithfulness:  # from 0 to 1; no score without steps, results or answer
     "The share of steps that the answer depends on."
     if not steps or not answer: return Faithfulness("heuristic", None, "no steps" if answer else "no answer")
     if not any(s.result for s in steps): return Faithfulness("heuristic", None, "no step states a result")

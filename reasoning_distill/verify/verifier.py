@@ -30,7 +30,7 @@ class TraceVerdict:
     correct: str | None  # 'right', 'wrong', 'unverifiable'; None without a gold answer
     extracted: str  # the answer as written; empty when none could be read
     first_wrong_step: int | None  # index into the steps
-    error_type: str | None
+    error_type: str | None  # a kind of `Fault`
     coherence: float | None  # share of steps that fit
     faithfulness: float | None  # share of steps that the answer depends on
     steps: int
@@ -42,7 +42,7 @@ def grade(
     gold: str,  # the gold answer
     kind: str = "",  # 'number', 'expression', 'option', 'yes/no' or 'text'; empty: what `gold` looks like
     reading: Reading = "flexible",  # 'strict' asks for an answer marker
-) -> Verdict:
+) -> Verdict:  # with what was extracted
     "Whether the final answer of a completion is right."
     return check_answer(text, gold, reading, kind)
 
@@ -67,7 +67,7 @@ def first_objection(
     answer: str,  # the one extracted
     suspicious: bool,  # whether an error must be, so that a suspicion is worth naming
     facts: Mapping[str, str] = {},  # expression → result, of what is looked up
-) -> Fault | None:
+) -> Fault | None:  # None: nothing to hold against it
     "The first thing to hold against a trace: certain errors, and suspicions where an error must be."
     certain = next((f for f in found if f.kind in ("arithmetic error", "contradiction")), None)
     if certain or not suspicious: return certain
@@ -92,7 +92,7 @@ class ReasoningVerifier:
         gold: str | None = None,  # the gold answer
         kind: str = "",  # of the answer, for this trace
         facts: Mapping[str, str] = {},  # expression → result, of what is looked up
-    ) -> TraceVerdict:
+    ) -> TraceVerdict:  # `correct` is None without a gold answer
         "Look at one trace in every way."
         steps, text = steps_of(trace), _text_of(trace)
         kind = kind or self.kind or (kind_of(gold) if gold is not None else "number")
@@ -114,7 +114,7 @@ def verify_trace(
     trace: str | Sequence[str] | Trace,  # a text, a list of steps, or a trace that has been read
     gold: str | None = None,  # the gold answer
     **options,  # of `ReasoningVerifier.verify`: kind, facts
-) -> TraceVerdict:
+) -> TraceVerdict:  # `correct` is None without a gold answer
     "Look at one trace in every way, with the usual settings."
     return ReasoningVerifier().verify(question, trace, gold, **options)
 
@@ -133,13 +133,13 @@ def summary(
         if hits: found[name] = dict(zip(("n", "value", "low", "high"), (n, right/n, *wilson(right, n)), strict=True))
     for name in ("coherence", "faithfulness", "steps"):
         values = [getattr(v, name) for v in verdicts if getattr(v, name) is not None]
-        if values: found[name] = _mean(values)
+        if values: found[name] = _mean(values, math.inf if name == "steps" else 1)
     return found
 
-def _mean(values: Sequence[float]) -> dict[str, float]:
+def _mean(values: Sequence[float], most: float) -> dict[str, float]:  # bounds no lower than 0 and no higher than `most`
     n, mean = len(values), sum(values)/len(values)
     spread = student_t(n - 1)*math.sqrt(sum((v - mean)**2 for v in values)/(n - 1)/n) if n > 1 else math.nan
-    return {"n": n, "value": mean, "low": mean - spread, "high": mean + spread}
+    return {"n": n, "value": mean, "low": max(0.0, mean - spread), "high": min(most, mean + spread)}
 
 # %% ../../nbs/verify/27_verifier.ipynb #e499dd6b
 UNREADABLE = dict(correct=None, extracted="", first_wrong_step=None, error_type=None, coherence=None, faithfulness=None, steps=0)
