@@ -76,7 +76,7 @@ def annotated(expression: str, result: str) -> str:
     return f"<<{expression} = {result}>> {result}" if result[-1:].isalpha() else f"<<{expression}={result}>>{result}"
 
 # %% ../nbs/01_templates.ipynb #a6fd8036
-MARKER = re.compile(r"####|\bthe (?:final )?answer is:?|\\boxed\s*\{", re.IGNORECASE)
+MARKER = re.compile(r"####|\bthe (?:final |correct )*answer is:?|\b(?:final |correct )?answer\s*:|\\boxed\s*\{", re.IGNORECASE)
 NEXT_STEP = re.compile(r"\n|(?<!\w)step \d+[:.]", re.IGNORECASE)
 
 # %% ../nbs/01_templates.ipynb #1814f511

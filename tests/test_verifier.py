@@ -65,6 +65,22 @@ def test_a_line_is_judged(before, after, status):
     assert follows(before, after).status == status
 
 
+@pytest.mark.parametrize("line", [
+    "When $x = 2$ we get $y = 4$, and when $x = 3$ we get $y = 9$.", "We test $x = 1$, then $x = 2$, and finally $x = 3$.", "√200 = 14",
+    r"$9\pi = 28$",
+    r"$100\\sqrt{3} = 173$", "$1000(1.05)^{10} = 1629$", "$x = x + 1$ has no solution", "2 = 3 is impossible", "Case 1: 2^3 = 8.",
+    "Equation 2: 2x = 4"])
+def test_a_line_that_stands_is_not_called_wrong(line):
+    assert follows([], line).status != "wrong" and verify_trace("", line).first_wrong_step is None
+
+
+def test_no_trace_takes_for_ever():
+    steps = [f"$x^{{{i+30}}} - 3x + 1 = x^5 + \\sqrt{{x}}$" for i in range(50)]
+    start = time.perf_counter()
+    verify_trace("q", [*steps, "#### 8"], "7")
+    assert time.perf_counter() - start < 40
+
+
 def linear(rng, slip):
     "A derivation of a x + b = c x + d in four lines; with a slip, one line after the first is off, and the place is known."
     x, a, c, b = rng.randint(-9, 9), rng.randint(3, 9), rng.randint(1, 2), rng.randint(-9, 9)
@@ -300,6 +316,18 @@ def test_a_killed_command_goes_on(tmp_path):
     assert 0 < done.count(b"\n") < len(ROWS)*300
     assert main(["verify", str(source), "--out", str(out)]) == 0
     assert out.read_bytes().startswith(done[:done.rfind(b"\n") + 1]) and out.read_bytes().count(b"\n") == len(ROWS)*300
+
+
+def test_half_a_character_and_a_mark_at_the_start_are_no_obstacle(tmp_path):
+    source, out = tmp_path/"t.jsonl", tmp_path/"v.jsonl"
+    source.write_bytes(b"\xef\xbb\xbf" + json.dumps({"question": "q", "trace": "The answer is Paris \ud83c", "gold": "Paris"}).encode() + b"\n")
+    assert verify_file(source, out, progress=False) == (1, 0)
+
+
+def test_a_file_about_other_settings_is_not_gone_on_with(tmp_path):
+    source, out = written(tmp_path/"t.jsonl", ROWS), tmp_path/"v.jsonl"
+    verify_file(source, out, progress=False)
+    with pytest.raises(InputError, match="these settings"): verify_file(source, out, ReasoningVerifier("strict"), progress=False)
 
 
 def test_a_file_about_other_rows_is_not_touched(tmp_path):

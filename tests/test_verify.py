@@ -232,6 +232,50 @@ NOT_RIGHT = [(r"\boxed{2\sqrt{3}}", "2"), ("#### 5 or 6", "5"), ("#### 12-15", "
              (r"\boxed{\frac{1}{2}}", "1"), (r"\boxed{10^3}", "10"), ("72", "72"), (r"\boxed{}", "0"), ("#### 1e999999999", "1")]
 
 
+CHAT = [("**Final Answer:** 18 dollars\n\n(9 eggs at $2 each)", "18"), ("Answer: 42 (that is 40 + 2)", "42"),
+        ("The correct answer is 18, since 16 - 3 = 13 was eaten.", "18"), ("Final answer: 7\n\nLet me know if you have 1 more question!", "7"),
+        ("the answer is 9 eggs times $2, which = $18.", "18"), ("The answer is 1.5e3.", "1500"), (r"\boxed{1500}", "1.5e3"),
+        ("#### 1 234 567", "1234567"),
+        ("#### –5.", "-5"), ("#### - 5", "-5"), ("#### 10!", "3628800"), ("#### 2**10", "1024"), ("#### 1e-05", "0.00001"),
+        ("<think>The answer is 7</think>It is\n#### 5", "5"), (r"\boxed{\text{Paris}}", "Paris"), (r"\boxed{\mathrm{Monday}}", "Monday"),
+        (r"\boxed{\text{no solution}}", "no solution"), (r"\boxed{\text{C}}", "C"), (r"\boxed{\textbf{A}}", "A"),
+        ("The correct answer is **C**.", "C"),
+        ("**Answer: C**", "C"), ("The answer is [B].", "B"), ("The answer is B - Paris", "B"),
+        ("The answer is Yes, because no other number fits.", "yes"),
+        (r"Therefore \[ \boxed{\frac{1}{2}} \]", "0.5")]
+CHATTED = [("Yes, because no other number fits.", "yes"), ("Yes, there are no primes here.", "yes"), ("Yes! There is no doubt.", "yes"),
+           ("Option B is correct. Option A is wrong.", "B"), ("B is correct; A is not.", "B"), ("So, D!", "D"), ("**C**", "C"),
+           (r"Therefore \( \frac{1}{2} \)", r"\frac12")]
+UNSAID = [("The answer is not 5.", "5"), ("The answer is definitely more than 5.", "5"), ("The answer is at least 5", "5"), ("#### > 5", "5"),
+          ("#### ±5", "5"),
+          (r"\boxed{2x=5}", "5"), (r"\boxed{x+2=5}", "5"), ("#### 10 to 12", "10"), ("#### 5 and 6", "5"), ("#### 5 ... no, 6.", "5"),
+          ("#### 3,5", "3"),
+          ("The answer is that in 3 days she makes 18 dollars.", "3"), ("The answer is not 5 but 6.", "5"), ("#### 5 million", "5"),
+          ("#### 3 and a half", "3"),
+          ("#### minus 5", "5"), ("The answer is Yes or no.", "yes"), ("The answer is 2:40.", "1:20"), (r"\boxed{10:20}", "12:24"),
+          ("<think>The answer is 7</think>It is 5.", "7")]
+
+
+@pytest.mark.parametrize("text, gold", CHAT)
+def test_answers_are_read_as_models_write_them(text, gold):
+    assert check_answer(text, gold).right
+
+
+@pytest.mark.parametrize("text, gold", CHATTED)
+def test_without_a_marker_they_are_read_with_more_luck(text, gold):
+    assert check_answer(text, gold, "flexible").right and check_answer(text, gold).status == "unverifiable"
+
+
+@pytest.mark.parametrize("text, gold", UNSAID)
+def test_what_was_not_said_is_not_right(text, gold):
+    assert not check_answer(text, gold).right and not check_answer(text, gold, "flexible").right
+
+
+def test_a_text_within_the_other_is_left_open():
+    for text in ("The answer is Paris, France.", "The answer is on Monday.", r"\boxed{\text{the capital, Paris}}"):
+        assert check_answer(text, "Monday" if "Monday" in text else "Paris", kind="text").status == "unverifiable"
+
+
 @pytest.mark.parametrize("text, gold", RIGHT)
 def test_right_answers_are_right(text, gold):
     assert check_answer(text, gold).right
@@ -271,6 +315,9 @@ def test_a_true_equation_is_confirmed_and_a_false_one_refused_in_any_dress(a, b,
 
 @pytest.mark.parametrize("text", ["3.33*3 = 10", "7/2 = 4", "60/3/4 = 80", "3*5 = 15+2", "1/4 = 15", "4 pounds - 6 ounces = 58 ounces",
                                   "Weeks 1-2 = 96 - 70", "day 1 * 2 = 20 pages", "5 * 3 = 15 thousand, 5 * 3 = 15000",
+                                  r"$\frac{1}{2}(3+5)=4$", r"$S = \frac{10}{2}(1 + 10) = 55$", "3 * 20 minutes = 1 hour",
+                                  "45 minutes + 15 minutes = 1 hour", "12 * 3 inches = 3 feet", "9 + 8 = 5 pm", "200 + 10% = 220",
+                                  "Wait, 3 + 4 = 8 is wrong; 3 + 4 = 7.", "Is 3 + 4 = 8? No.", "It is not true that 3 + 4 = 8.",
                                   "On day 14, 400 / 80 = 180", "25 pupils + his 1 teacher + 1 = 27", "2m * 3 = 18", "1/0 = 5", "<= 3", "5 = 5"])
 def test_what_may_be_meant_otherwise_is_not_called_wrong(text):
     assert "wrong" not in judge(text)

@@ -7,7 +7,9 @@ __all__ = ['SYMBOLIC', 'CALLS', 'SAYS', 'NAMES', 'PAIR', 'BETTER', 'misfits', 'c
            'suspicions', 'last_question', 'prefer']
 
 # %% ../../nbs/verify/26_coherence.ipynb #04d71755
+import itertools
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..core import Step, Verdict
@@ -24,13 +26,17 @@ def misfits(
     facts: Mapping[str, str] = {},  # expression → result, of what is looked up
 ) -> list[Fault]:  # at most one a step, by place
     "Everything that does not fit."
-    alone = ((place, follows([], steps[place].text, seconds=1.0)) for place in _symbolic(steps))
+    alone = ((place, follows([], steps[place].text, seconds=1.0)) for place in _in_time(_symbolic(steps)))
     found = {place: Fault(place, "arithmetic error", v.reason) for place, v in alone if v.status == "wrong"}
     found |= {f.place: f for f in faults(question, steps, facts)}
     return sorted(found.values(), key=lambda f: f.place)
 
 def _symbolic(steps: Sequence[Step], most: int = 50) -> list[int]:  # steps of mathematics that are not read as arithmetic; of more, the first ones
     return [place for place, s in enumerate(steps) if SYMBOLIC.search(s.text) and not claims_of(s)][:most]
+
+def _in_time(places: Sequence[int], seconds: float = 5.0) -> Iterator[int]:  # no trace takes longer than this and one more step
+    deadline = time.monotonic() + seconds
+    yield from itertools.takewhile(lambda place: time.monotonic() < deadline, places)
 
 def coherence(
     question: str,
@@ -100,7 +106,7 @@ def _twice(steps: Sequence[Step], said: Mapping, idle: Sequence[str]) -> Iterato
 
 def _unfollowed(question: str, steps: Sequence[Step]) -> Iterator[Fault]:
     lines = [question, *(s.text for s in steps)]
-    for place in _symbolic(steps):
+    for place in _in_time(_symbolic(steps)):
         found = follows(lines[:place + 1], steps[place].text, seconds=1.0)
         if found.status == "wrong": yield Fault(place, "wrong operation", found.reason)
 

@@ -57,6 +57,7 @@ def _letters(run: str) -> list[str]:  # without a space between them
 
 def _prepared(text: str) -> str:
     if len(text) > LONGEST: raise Unreadable(f"{len(text)} characters are more than an answer has")
+    if re.search(r"(?<!\d)\d{1,2}:\d\d(?!\d)", text): raise Unreadable("a time of day, or a ratio")
     text = text.replace(r"\$", "").strip("$ \t\n").rstrip("$ .")
     text = re.sub(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)", "°", text)
     text = re.sub(r"(?<=[)\]])\s*U\s*(?=[(\[])", "∪", text)

@@ -15,6 +15,7 @@ import sympy
 from ..core import Verdict
 from ..process import limited
 from .forms import Form, Unreadable, expression, read_form, tokens
+from .steps import DENIED
 from .symbolic import letters_of, same_expression, same_form, solutions, unnamed
 
 # %% ../../nbs/verify/23_mathematics.ipynb #b08abd6c
@@ -30,7 +31,7 @@ def formulas(
     longest: int = 2000,  # characters; a longer line is not read
 ) -> list[str]:  # those that state something
     "The equations and inequalities in a line."
-    if len(line) > longest: return []
+    if len(line) > longest or DENIED.search(line) or line.rstrip().endswith("?"): return []
     line = LABEL.sub("", line)
     found = ["".join(groups) for groups in DELIMITED.findall(line)] or WORDS.split(line)
     return [ENDS.sub("", part) for piece in found for part in _apart(piece) if RELATION.search(part)]
@@ -65,12 +66,12 @@ def same_claim(before: Form, after: Form) -> Verdict:
 def judged(
     text: str,  # a formula
     before: Sequence[Form],  # what earlier lines state
-) -> tuple[Verdict, Form]:  # the verdict, and the form; raises Unreadable
+) -> Verdict:  # raises Unreadable
     "Whether a formula holds by itself, or follows from an earlier line."
     form = unnamed(read_form(text))
     links = form.parts if form.kind == "all" and any(p.mark == "=" for p in form.parts) else (form,)
     found = [_held(link, text) if not letters_of(link) or _is_identity(link) else _derived(link, before) for link in links]
-    return max(found, key=lambda v: ("right", "unverifiable", "wrong").index(v.status)), form
+    return max(found, key=lambda v: ("right", "unverifiable", "wrong").index(v.status))
 
 def _is_identity(form: Form) -> bool: return form.mark == "=" and same_expression(form.parts[0], sympy.Integer(0)).right
 
@@ -84,8 +85,11 @@ def _held(form: Form, text: str) -> Verdict:  # an equation or inequality withou
     holds = {"=": equal.right, "≠": not equal.right, "<": below, "<=": below or equal.right}[form.mark]
     return Verdict("right" if holds else "wrong", reason="it holds" if holds else "the two sides differ" if form.mark == "=" else "it does not hold")
 
-def _last_place(text: str) -> float:  # what 1 is worth in the last place of the roughest decimal; 0 without one
-    return max((10.0**-len(digits) for digits in re.findall(r"\.(\d+)", text)), default=0.0)
+def _last_place(text: str) -> float:  # what 1 is worth in the last place of the roughest decimal; whole numbers may be rounded roots and powers
+    rough = 0.99 if re.search(r"\^|√|π|\\sqrt|\\pi|\\times\s*10", text) else 0.0
+    def places(side): return [10.0**-len(digits) for digits in re.findall(r"\.(\d+)", side)]
+    left, _, right = text.rpartition("=")
+    return max(places(right) or [*places(left), rough])
 
 def _derived(form: Form, before: Sequence[Form]) -> Verdict:
     last = next((f for f in reversed(before) if letters_of(f) == letters_of(form)), None)
@@ -98,9 +102,7 @@ def _line(*texts: str) -> tuple[str, str]:  # lines, the last one is judged; sta
         before = [*_forms(texts[:-1])]
         found = []
         for text in formulas(texts[-1]):
-            verdict, form = judged(text, before)
-            found.append(verdict)
-            if letters_of(form): before.append(form)
+            found.append(judged(text, before))
     except Unreadable as e: return "unverifiable", str(e)
     except Exception as e: return "unverifiable", f"SymPy gave up ({type(e).__name__})"  # on a text of whatever kind: any of its errors
     if not found: return "unverifiable", "no equation"

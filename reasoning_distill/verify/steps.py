@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['NEXT', 'ONES', 'PARTS', 'SIGNS', 'PART', 'SAID', 'WORD', 'TERM', 'SIDE', 'END', 'CHAIN', 'DANGLING', 'COUNTED',
-           'DOUBTFUL', 'SCALED', 'MEASURE', 'SENTENCE', 'ITEM', 'KNOWN', 'TEENS', 'TENS', 'SHOWN', 'mixed', 'in_signs',
-           'Equation', 'Side', 'equations', 'side_of', 'guessed', 'check_equation', 'Reading', 'readings', 'shows',
-           'parse_steps', 'read_step', 'Fault', 'claims_of', 'numbers_of', 'is_false', 'faults', 'first_fault']
+           'DOUBTFUL', 'SCALED', 'DENIED', 'UNIT', 'MEASURE', 'SENTENCE', 'ITEM', 'KNOWN', 'TEENS', 'TENS', 'SHOWN',
+           'mixed', 'in_signs', 'Equation', 'Side', 'equations', 'side_of', 'guessed', 'check_equation', 'Reading',
+           'readings', 'shows', 'parse_steps', 'read_step', 'Fault', 'claims_of', 'numbers_of', 'is_false', 'faults',
+           'first_fault']
 
 # %% ../../nbs/verify/22_steps.ipynb #bd59bade
 import re
@@ -55,11 +56,14 @@ WORD = r"(?>\s*/?(?:[^\W\d_]{2,}(?:[-'’/][^\W\d_]+)*(?:(?<=\b\w\w)\.)?|[agmLA]
 TERM = rf"(?>(?:[(\[]\s*-?\s*)*+\$?\s?{NUMBER}(?:\s?(?:%|\$(?!\s?[\d.])))?+(?:\s*[)\]])*+{WORD}{{0,8}}+(?:\s*[)\]])*+)"
 SIDE = rf"{TERM}(?:\s*[-+*/]\s*{TERM})*+"
 END = r"(?![\w^!]|\.\d|\s*[-+*/^]\s*[\w($])"  # nothing that belongs to the side follows
-CHAIN = re.compile(rf"(?<![\w.,^$])(?<!\d:)-?{SIDE}(?:\s*[=≈]\s*-?{SIDE}{END})++")
+CHAIN = re.compile(rf"(?<![\w.,^$}}])(?<!\d:)-?{SIDE}(?:\s*[=≈]\s*-?{SIDE}{END})++")
 DANGLING = re.compile(r"[-+*/^]\s*+(?:\.\s++)?$|[\d)]\s?$")  # before a chain: it began earlier than we can read
 COUNTED = "day|week|month|year|hour|grade|level|number|part|step|size"  # before a number: which one, not how many
 DOUBTFUL = re.compile(rf"\d,\s?$|(?<![^\W\d_])[-+*/]\s++(?:[^\W\d_]++\s++){{1,2}}$|\b(?:{COUNTED})s?\s$", re.IGNORECASE)
 SCALED = re.compile(r"\b(?:hundred|thousand|million|billion|dozen)s?\b", re.IGNORECASE)  # 5 * 3 = 15000, in thousands
+DENIED = re.compile(r"\b(?:wrong|incorrect|impossible|mistake|not (?:true|equal|right|correct)|contradict\w*|no solutions?)\b", re.IGNORECASE)
+UNIT = re.compile(r"(?:second|minute|hour|day|week|month|year|inche?|feet|foot|yard|mile|meter|ounce|pound|gram|liter|gallon|cent|dollar)s?|"
+                  r"[ap]m|cm|mm|km|kg|mg|ml|lb|oz|ft", re.IGNORECASE)
 MEASURE = re.compile(r"(?:\s+[^\W\d_]+){1,2}\s+\d")  # behind an equation: 5 feet 3 inches
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def equations(
     for chain in CHAIN.finditer(text):
         before, behind = text[:chain.start()], text[chain.end():]
         if DANGLING.search(before) or (chain.group()[0] == "-" and before.strip()): continue
-        doubt = DOUBTFUL.search(before) or SCALED.search(text)
+        doubt = DOUBTFUL.search(before) or SCALED.search(text) or DENIED.search(text) or behind.lstrip().startswith("?")
         sides, signs = [*map(side_of, re.split("[=≈]", chain.group()))], re.findall("[=≈]", chain.group())
         for k, (left, sign, right) in enumerate(zip(sides, signs, sides[1:], strict=False), 1):
             if not left.calculates and (sign == "≈" or not right.calculates): continue
@@ -105,6 +109,9 @@ def guessed(left: Side, sign: str, right: Side) -> bool:
     "Whether two sides may be meant otherwise than they were read."
     if not left.calculates or len(left.words) > (0 if sign == "≈" else 2) or (sign == "≈" and right.calculates): return True
     if any(len(w) == 1 and w != "a" for w in left.words + right.words): return True  # a unit or an unknown
+    units = [{w.lower().rstrip("s") for w in words if UNIT.fullmatch(w)} for words in (left.words, right.words)]
+    if units[1] and not units[1] & units[0] and (units[0] or right.words[0].lower() in ("am", "pm")): return True  # 3 * 20 minutes = 1 hour
+    if "%" in left.text and re.search(r"\d[-+]", left.text): return True  # 200 + 10%
     if len({*left.words}) > 1 and re.search(r"[-+]", left.text): return True  # pounds and ounces
     pair = re.fullmatch(r"(\d+)([-/])(\d+)", left.text)
     if not pair or int(pair[1]) >= int(pair[3]): return False

@@ -149,7 +149,7 @@ def verify_row(
     verifier: ReasoningVerifier,
 ) -> dict:  # the fields of `TraceVerdict`, and `row`: a fingerprint of the line; with `unreadable` true where the row cannot be used
     "The verdict on one row, whatever it holds."
-    mark = {"row": fingerprint(line)}
+    mark = {"row": _mark(line, verifier)}
     try:
         given = json.loads(line)
         wrong = _wrong_with(given)
@@ -158,6 +158,8 @@ def verify_row(
     gold = given.get("gold")
     found = verifier.verify(given["question"], _trace_in(given), gold if gold is None else str(gold), given.get("kind") or "")
     return {**mark, **asdict(found)}
+
+def _mark(line: str, verifier: ReasoningVerifier) -> str: return fingerprint([line, asdict(verifier)])  # the row, and how it was judged
 
 def _trace_in(row: dict) -> str | list[str] | Trace:  # of a row with both, the steps are as listed and the answer is the text's
     text, steps = row.get("trace"), row.get("steps")
@@ -176,17 +178,17 @@ def _wrong_with(row) -> str:  # empty for a row that can be used
 
 # %% ../../nbs/verify/27_verifier.ipynb #d4d1159b
 def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8", errors="replace") as f: yield from (line.rstrip("\r\n") for line in f)
+    with path.open(encoding="utf-8-sig", errors="replace") as f: yield from (line.rstrip("\r\n") for line in f)
 
-def _done(source: Path, out: Path) -> int:  # rows of `out` that stand; what was cut off in the middle is removed
+def _done(source: Path, out: Path, verifier: ReasoningVerifier) -> int:  # rows of `out` that stand; what was cut off in the middle is removed
     count, whole = 0, 0
-    with out.open("rb") as written, source.open(encoding="utf-8", errors="replace") as rows:
+    with out.open("rb") as written, source.open(encoding="utf-8-sig", errors="replace") as rows:
         for line in written:
             if not line.endswith(b"\n"): break
             row = next(rows, None)
-            try: same = row is not None and json.loads(line)["row"] == fingerprint(row.rstrip("\r\n"))
+            try: same = row is not None and json.loads(line)["row"] == _mark(row.rstrip("\r\n"), verifier)
             except (ValueError, KeyError, TypeError): same = False
-            if not same: raise InputError(f"{out} holds something other than verdicts on the rows of {source}: name another file")
+            if not same: raise InputError(f"{out} holds something other than verdicts on the rows of {source} by these settings: name another file")
             count, whole = count + 1, whole + len(line)
     with out.open("rb+") as f: f.truncate(whole)
     return count
@@ -200,13 +202,13 @@ def verify_file(
     "Judge a file of traces."
     source, out = Path(path), Path(out)
     if not source.is_file(): raise InputError(f"{source} is missing: expected a JSONL file of traces there")
-    total, done = sum(1 for _ in _lines(source)), _done(source, out) if out.is_file() else 0
+    total, done = sum(1 for _ in _lines(source)), _done(source, out, verifier) if out.is_file() else 0
     if not total: raise InputError(f"{source} is empty: expected at least one row")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("a", encoding="utf-8") as f:
             for i, line in enumerate(tqdm(_lines(source), total=total, disable=None if progress else True)):
-                if i >= done: print(json.dumps(verify_row(line, verifier), ensure_ascii=False), file=f, flush=True)
+                if i >= done: print(json.dumps(verify_row(line, verifier)), file=f, flush=True)
     except OSError as e: raise InputError(f"{out} could not be written ({e.strerror}): what is there stands; make room and run it again") from e
     return total, sum(json.loads(line).get("unreadable", False) for line in _lines(out))
 
