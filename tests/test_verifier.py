@@ -34,6 +34,7 @@ from reasoning_distill.verify.faithfulness import ask_judge, heuristic, interven
 from reasoning_distill.verify.mathematics import check_derivation, follows, formulas, satisfies
 from reasoning_distill.verify.steps import faults, parse_steps
 from reasoning_distill.verify.verifier import summary, verify_row
+from reasoning_distill.verify_bench import write_verify_speed
 
 COMMAND = [sys.executable, "-c", "import sys; from reasoning_distill.cli import main; sys.exit(main())"]
 STATES = ("right", "wrong", "unverifiable")
@@ -418,6 +419,13 @@ def test_the_committed_calibration_has_what_it_claims(root, monkeypatch, tmp_pat
         for fault in ("gold", *KINDS): assert table.loc[(task, "gold known", fault), "n"] >= 2000
         assert table.loc[(task, "gold known", "arithmetic error"), "at the place"] >= 99
         assert table.loc[(task, "gold known", "gold"), "found"] == 0
+
+
+def test_the_committed_speed_is_of_its_record(root, monkeypatch, tmp_path):
+    monkeypatch.chdir(root)
+    table = write_verify_speed(json.loads((root/"paper"/"records"/"verify_speed.json").read_text()), str(tmp_path))
+    for made in tmp_path.iterdir(): assert made.read_text() == (root/"paper"/"tables"/made.name).read_text(), made.name
+    assert (table[table.system == "ours"]["falsely equal"] == 0).all()
 
 
 def test_faults_in_gsm8k_are_told_from_gold(real_data):
