@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'problems_of', 'damaged', 'text_of', 'Case', 'judge', 'calibrate', 'rates', 'confusion', 'precision',
-           'scores', 'answers_table', 'calibration', 'read_calibration', 'write_calibration', 'printed']
+           'scores', 'answers_table', 'calibration', 'read_calibration', 'write_calibration']
 
 # %% ../nbs/66_calibration.ipynb #6f33bb4c
 import json
@@ -22,7 +22,7 @@ import sympy
 
 from .core import InputError, Problem, choose, write_file
 from .experiment import hardware, project_folder, revision, versions
-from .report import write_table
+from .report import printed, write_table
 from .stats import wilson
 from .tasks.benchmarks import read_gsm8k
 from .tasks.corrupt import KINDS, Corruption, corrupt
@@ -179,8 +179,3 @@ def write_calibration(counts: Counter, record: dict, tables_dir: str = "paper/ta
     mixed = " Gold traces and each of the five faults are equally frequent: five traces in six have a fault."
     for name, table in tables.items():
         write_table(table, project_folder()/tables_dir/f"calibration_{name}", note + mixed*(name == "precision"), printed)
-
-def printed(table: pd.DataFrame) -> pd.DataFrame:  # every cell a text
-    "Percentages with one digit, counts with commas."
-    return pd.DataFrame({c: [f"{v:.1f}" if isinstance(v, float) else f"{v:,}" if isinstance(v,
-                                                                                            int) else v for v in table[c].tolist()] for c in table})

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_records', 'flat', 'row_name', 'rows_of', 'pooled', 'benchmark_table', 'by_steps', 'by_family', 'groups_table',
-           'readable_table', 'write_table', 'loss_figure', 'write_figure', 'report']
+           'readable_table', 'printed', 'write_table', 'loss_figure', 'write_figure', 'report']
 
 # %% ../nbs/62_report.ipynb #e5fc804b
 import io
@@ -129,6 +129,11 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:  # every cell a text
     shown["tokens"] = table.train_tokens.map("{:,}".format)
     shown["FLOPs"], shown["teacher's"] = (table[c].map("{:.2g}".format) for c in ("train_flops", "teacher_flops"))
     return shown
+
+def printed(table: pd.DataFrame) -> pd.DataFrame:  # every cell a text
+    "Numbers of any table with one digit, counts with commas, nothing for what is not known."
+    def cell(v): return "" if v != v else f"{v:,.1f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else v
+    return pd.DataFrame({c: [cell(v) for v in table[c].tolist()] for c in table})
 
 # %% ../nbs/62_report.ipynb #2ef16f7f
 def write_table(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMS', 'Pair', 'number_pairs', 'latex_pairs', 'math_verify', 'ours', 'theirs', 'judged', 'compare_systems', 'missed',
-           'program_speed', 'bench_verifiers', 'write_verify_speed', 'printed']
+           'program_speed', 'bench_verifiers', 'write_verify_speed']
 
 # %% ../nbs/67_verify_bench.ipynb #83063a8b
 import importlib
@@ -23,7 +23,7 @@ import pandas as pd
 
 from .core import InputError, write_file
 from .experiment import hardware, project_folder, revision, versions
-from .report import write_table
+from .report import printed, write_table
 from .verify.answers import check_answer
 from .verify.code import choose_isolation, run_programs
 
@@ -189,8 +189,3 @@ def write_verify_speed(record: dict, tables_dir: str = "paper/tables") -> pd.Dat
             f"math-verify {record['versions']['math-verify']}, SymPy {record['versions']['sympy']}.")
     write_table(table, project_folder()/tables_dir/"verify_speed", note, printed)
     return table
-
-def printed(table: pd.DataFrame) -> pd.DataFrame:  # every cell a text
-    "Numbers as they are printed."
-    def cell(v): return "" if v != v else f"{v:,.1f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else v
-    return pd.DataFrame({c: [cell(v) for v in table[c].tolist()] for c in table})
