@@ -405,10 +405,12 @@ def traces(tmp_path_factory):
 
 
 def in_time(function, *arguments, seconds=1.0):
-    start = time.process_time()
-    found = function(*arguments)
-    assert time.process_time() - start < seconds, arguments
-    return found
+    "A pattern that runs away does so each time; a collection of garbage in a large process does not."
+    for _ in range(3):
+        start = time.process_time()
+        found = function(*arguments)
+        if time.process_time() - start < seconds: return found
+    pytest.fail(f"{function.__name__} took more than {seconds} s three times on {str(arguments)[:300]}")
 
 
 @fuzz("prose")
