@@ -18,9 +18,9 @@ import nbformat
 import papermill
 import yaml
 
-from .config import METHODS, PRESETS, Config, base_config, nearest, resolve, teacher_config
+from .config import PRESETS, ROWS, VARIANTS, Config, base_config, nearest, resolve, row, styles_config, teacher_config
 from .core import InputError, choose
-from .experiment import distill_all, project_folder
+from .experiment import distill_all, needs_of, project_folder
 from .verify.verifier import ReasoningVerifier, in_words, read_verdicts, summary, verify_file
 
 # %% ../nbs/63_cli.ipynb #77b30091
@@ -71,7 +71,7 @@ def _what_failed(output: Path) -> str:  # empty when it was not the input's faul
 def grid(
     preset: str,  # a name in `PRESETS`
     tasks: Sequence[str],
-    methods: Sequence[str],  # in any order
+    methods: Sequence[str],  # names of methods and variants, in any order
     seeds: Sequence[int] = (),  # empty: those of the preset
     **shared,  # further parameters of all runs: draw, data_dir, runs_dir, ...
 ) -> dict[tuple, Config]:  # by name: base students and teachers first, then methods that ask no teacher, so that lanes need not wait
@@ -81,10 +81,12 @@ def grid(
     for task in dict.fromkeys(tasks):
         usual = resolve("cot", task, preset, **shared)
         if usual.student.source == "base": first[task, "base"] = base_config(usual)
-        if usual.teacher.source == "scratch": first[task, "teacher"] = teacher_config(usual)
-        for method in dict.fromkeys(methods):
-            for seed in seeds: students[task, method, f"seed {seed}"] = resolve(method, task, preset, seed, **shared)
-    return first | dict(sorted(students.items(), key=lambda item: METHODS[item[1].method].asks))
+        for name, (method, changes) in {name: row(name) for name in methods}.items():
+            for seed in seeds: students[task, name, f"seed {seed}"] = resolve(method, task, preset, seed, overrides=changes, **shared)
+        of_task = [config for (of, *_), config in students.items() if of == task]
+        if usual.teacher.source == "scratch" and any(map(needs_of, of_task)): first[task, "teacher"] = teacher_config(usual)
+        if usual.teacher.source == "scratch" and any("styles" in needs_of(c) for c in of_task): first[task, "styles"] = styles_config(usual)
+    return first | dict(sorted(students.items(), key=lambda item: len(needs_of(item[1]))))
 
 # %% ../nbs/63_cli.ipynb #df09b8a1
 def run_report(
@@ -96,7 +98,7 @@ def run_report(
     "Do the runs, then the report; every run that can be done is, and the first error is raised at the end."
     start = time.perf_counter()
     distill_all(configs, lanes, lambda line: print(line, flush=True))
-    copy = project_folder()/runs_dir/preset/"notebooks"/"report.ipynb"
+    copy = project_folder()/runs_dir/"notebooks"/f"report-{preset}.ipynb"
     print(f"report: {run_notebook(project_folder()/'nbs'/'experiments'/'report.ipynb', copy, {'preset': preset, 'runs_dir': runs_dir})}")
     print((project_folder()/"paper"/"tables"/"benchmark.md").read_text() + f"{time.perf_counter() - start:.0f} s in all")
 
@@ -132,7 +134,8 @@ def parser() -> argparse.ArgumentParser:
     many = commands.add_parser("report", help="run the grid of a preset, then write tables and figures")
     many.add_argument("--preset", default="smoke", help=", ".join(PRESETS))
     many.add_argument("--tasks", nargs="+", default=["arithmetic"])
-    many.add_argument("--methods", nargs="+", default=[*METHODS], help=", ".join(METHODS))
+    many.add_argument("--methods", nargs="+", default=[*ROWS],
+                      help=f"by default {', '.join(ROWS)}; also {', '.join(n for n in VARIANTS if n not in ROWS)}")
     many.add_argument("--seeds", nargs="+", type=int, default=[], help="by default those of the preset")
     many.add_argument("--data-dir", default="", help="folder of the public benchmarks")
     many.add_argument("--runs-dir", default="runs")

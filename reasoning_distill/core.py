@@ -77,6 +77,8 @@ class Trace:
     prompt_tokens: int = 0  # tokens the model read for it
     tokens: int = 0  # tokens the model generated for it
     truncated: bool = False  # the model was cut off before it ended by itself
+    style: str = ""  # the style it was asked for; empty: none
+    seconds: float = 0.0  # wall time: its share of the batch in which it was written
 
 # %% ../nbs/00_core.ipynb #4856aa31
 @dataclass(frozen=True)
@@ -114,9 +116,9 @@ class RunRecord:
     code: str  # hash of the library's code
     versions: dict[str, str]  # Python and the libraries
     hardware: dict[str, str | int]
-    seconds: dict[str, float]  # wall time: training (over all starts), evaluation, and all since the last start
+    seconds: dict[str, float]  # wall time: training (over all starts), evaluation, teacher (writing), own sampling, and all since the last start
     tokens: dict[str, int]  # by purpose: train, completion, teacher, evaluate
-    flops: dict[str, float]  # by purpose: train, teacher, evaluate
+    flops: dict[str, float]  # by purpose: train, teacher (writing and scoring), own sampling, evaluate
     metrics: dict  # accuracy and the like, as `evaluate.summarise` returns them
     curve: list[dict] = field(default_factory=list)  # step, tokens, training and validation loss in nats per token
     row: str = ""  # hash of the same, the seed left out: records of one row of a table differ in their seed alone

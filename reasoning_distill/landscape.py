@@ -33,7 +33,7 @@ GREEDY = {"options.samples": 1, "options.temperature": 0.0}
 ARMS = {
     "answer_only": ("answer_only", {}),
     "raw": ("cot", GREEDY),
-    "correct": ("cot", {**GREEDY, "options.keep": "gold"}),
+    "correct": ("cot", {**GREEDY, "options.filter": "gold"}),
     "gold": ("cot", {"options.samples": 1, "teacher.source": "gold"}),
 }
 

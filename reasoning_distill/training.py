@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'FitConfig', 'History', 'plan_steps', 'learning_rate', 'pieces', 'weight_of', 'device_of_choice',
-           'lower_precision', 'optimiser_step', 'validation_loss', 'save_checkpoint', 'load_checkpoint', 'fit', 'Setup',
-           'Outcome', 'training_flops']
+           'lower_precision', 'optimiser_step', 'validation_loss', 'save_checkpoint', 'load_checkpoint', 'fit',
+           'weights_of', 'set_weights', 'Setup', 'Outcome', 'training_flops', 'chained']
 
 # %% ../nbs/40_training.ipynb #6bc514eb
 import json
@@ -58,7 +58,7 @@ class FitConfig:
 @dataclass(frozen=True)
 class History:
     "What training did."
-    curve: list[dict] = field(default_factory=list)  # step, tokens, validation loss, mean training loss since the last entry; nats per token
+    curve: list[dict] = field(default_factory=list)  # step, tokens, validation and training loss (mean since the last entry), nats per token; more
     step: int = 0  # optimiser steps done
     best_step: int = 0  # the one whose weights were kept: least validation loss
     best_loss: float = math.inf  # that loss, nats per completion token
@@ -76,18 +76,25 @@ def plan_steps(
     budget: int,  # tokens to train on; the step that reaches it is the last
     batch_size: int,
     seed: int,
+    stages: Sequence[Sequence[int]] = (),  # places of the examples that each stage sees; the budget is shared evenly. Empty: one stage, all examples
 ) -> list[list[int]]:  # for each optimiser step, the examples it sees
-    "Batches of similar length in random order, epoch after epoch, until the budget is used."
+    "Batches of similar length in random order, epoch after epoch, until the budget is used; stage after stage."
     rng, plan, used = random.Random(f"plan/{seed}"), [], 0
+    stages = [places for places in stages if places] or [range(len(lengths))]
+    for i, places in enumerate(stages, 1):
+        for batch in _batches(lengths, places, batch_size, rng):
+            plan.append(batch)
+            used += sum(lengths[j] for j in batch)
+            if used >= budget*i/len(stages): break
+    return plan
+
+def _batches(lengths: Sequence[int], places: Sequence[int], batch_size: int, rng: random.Random) -> Iterator[list[int]]:  # without end
     while True:
-        order = rng.sample(range(len(lengths)), len(lengths))
+        order = rng.sample(places, len(places))
         pools = [order[i:i + 50*batch_size] for i in range(0, len(order), 50*batch_size)]
         batches = [pool[i:i + batch_size] for pool in (sorted(p, key=lambda j: lengths[j]) for p in pools)
                    for i in range(0, len(pool), batch_size)]
-        for batch in rng.sample(batches, len(batches)):
-            plan.append(batch)
-            used += sum(lengths[i] for i in batch)
-            if used >= budget: return plan
+        yield from rng.sample(batches, len(batches))
 
 # %% ../nbs/40_training.ipynb #6c15ef59
 def learning_rate(
@@ -114,7 +121,7 @@ def pieces(
 # %% ../nbs/40_training.ipynb #54fa5399
 def weight_of(examples: Sequence[Encoded]) -> float:  # the denominator of a loss
     "Completion tokens, each counted with its example's weight."
-    return sum(e.weight*len(e.completion) for e in examples)
+    return sum(e.mass for e in examples)
 
 # %% ../nbs/40_training.ipynb #2a770111
 def device_of_choice() -> Accelerator:
@@ -140,7 +147,7 @@ def optimiser_step(
     share = pieces(examples, config.micro_batch, accelerator.process_index, processes)
     for i, piece in enumerate(share):
         with accelerator.no_sync(student.model) if i + 1 < len(share) else nullcontext():
-            with lower_precision(accelerator, config): value = loss(student, student.batch(piece))
+            with lower_precision(accelerator, config): value = loss(student, piece)
             accelerator.backward(value*processes/tokens)
         total += value.item()
     norm = accelerator.clip_grad_norm_(student.model.parameters(), config.clip)
@@ -162,7 +169,7 @@ def validation_loss(
     student.model.eval()
     ordered, total = sorted(examples, key=len), torch.zeros((), device=accelerator.device)
     for piece in pieces(ordered, config.micro_batch, accelerator.process_index, accelerator.num_processes):
-        with lower_precision(accelerator, config): total += lm_loss(student, student.batch(piece)).float()
+        with lower_precision(accelerator, config): total += lm_loss(student, piece).float()
     student.model.train()
     return accelerator.reduce(total, "sum").item()/weight_of(examples)
 
@@ -201,12 +208,14 @@ def fit(
     seed: int,  # of the order of examples, and of dropout where a model has it
     folder: str | Path,  # for checkpoints; a run that died in this folder goes on
     loss: Loss = lm_loss,
+    stages: Sequence[Sequence[int]] = (),  # places in `train` that each stage sees; empty: all of them all the time
+    watch: Callable[[Student], dict[str, float]] = lambda student: {},  # further numbers for each point of the curve
     stop: Callable[[int], None] = lambda step: None,  # called after each step; raises to interrupt
 ) -> History:  # `student` then has the weights of `best_step`
     "Train until the token budget is used; keep the weights with the least validation loss."
     if not train or not validation: raise InputError(f"{len(train)} training and {len(validation)} validation examples: expected some of each")
     folder, accelerator = Path(folder), device_of_choice()
-    plan = plan_steps([len(e) for e in train], config.tokens, config.batch_size, seed)
+    plan = plan_steps([len(e) for e in train], config.tokens, config.batch_size, seed, stages)
     marks = {round(len(plan)*(i + 1)/config.evaluations) for i in range(config.evaluations)}
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
@@ -221,14 +230,14 @@ def fit(
             start = time.perf_counter()
             for group in optimizer.param_groups: group["lr"] = rate
             since.append(optimiser_step(trained, examples, optimizer, accelerator, config, loss))
-            history = replace(history, step=step + 1, prompt_tokens=history.prompt_tokens + sum(len(e.prompt) for e in examples),
-                              completion_tokens=history.completion_tokens + sum(len(e.completion) for e in examples),
+            history = replace(history, step=step + 1, prompt_tokens=history.prompt_tokens + sum(e.read for e in examples),
+                              completion_tokens=history.completion_tokens + sum(e.written for e in examples),
                               seconds=history.seconds + time.perf_counter() - start)
             if step + 1 in marks:
-                history = _evaluate(trained, validation, history, sum(since)/len(since), accelerator, config, folder)
+                history = _evaluate(trained, validation, history, {"train": sum(since)/len(since), **watch(student)}, accelerator, config, folder)
                 since = []
             stop(step + 1)
-    student.model.load_state_dict(load_file(folder/"best"/"model.safetensors"), strict=False)
+    set_weights(student, load_file(folder/"best"/"model.safetensors"))
     student.model.eval()
     return history
 
@@ -240,25 +249,29 @@ def _steps(plan: list[list[int]], train: Sequence[Encoded], history: History, co
     for step in bar:
         yield step, [train[i] for i in plan[step]], learning_rate(step, len(plan), config)
 
-def _evaluate(trained: Student, validation: Sequence[Encoded], history: History, value: float, accelerator: Accelerator,
+def _evaluate(trained: Student, validation: Sequence[Encoded], history: History, found: dict[str, float], accelerator: Accelerator,
               config: FitConfig, folder: Path) -> History:
     "Measure the validation loss, keep the weights if they are the best so far, write a checkpoint."
     start = time.perf_counter()
     loss = validation_loss(trained, validation, accelerator, config)
-    curve = [*history.curve, {"step": history.step, "tokens": history.tokens, "train": value, "validation": loss}]
+    curve = [*history.curve, {"step": history.step, "tokens": history.tokens, "validation": loss, **found}]
     history = replace(history, curve=curve)
     if loss < history.best_loss:
         history = replace(history, best_step=history.step, best_loss=loss)
         model = accelerator.unwrap_model(trained.model)
         if accelerator.is_main_process:
-            with whole_folder(folder/"best") as scratch: save_file(_own_weights(model), scratch/"model.safetensors")
+            with whole_folder(folder/"best") as scratch: save_file(weights_of(model), scratch/"model.safetensors")
     history = replace(history, seconds=history.seconds + time.perf_counter() - start)
     save_checkpoint(folder, accelerator, history)
     return history
 
-def _own_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    "The trained weights by name, each once: names that share a tensor are one entry."
-    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    "A copy of the weights that are trained, by name; names that share a tensor are one entry."
+    return {name: p.detach().cpu().clone().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+
+def set_weights(student: Student, weights: dict[str, torch.Tensor]) -> None:
+    "Put weights into a student; those that are not named stay."
+    student.model.load_state_dict(weights, strict=False)
 
 # %% ../nbs/40_training.ipynb #b394c11f
 @dataclass(frozen=True)
@@ -273,16 +286,33 @@ class Setup:
     seed: int
     folder: Path  # for checkpoints
     store: Path  # for the teacher's traces, which runs share
+    assistant: object = None  # a weaker teacher, for methods that learn from two
 
 # %% ../nbs/40_training.ipynb #0eba3aea
 @dataclass(frozen=True)
 class Outcome:
     "What a method returns; the student in the setup is trained."
     history: History
-    traces: Sequence[Trace] = ()  # all that the teacher wrote for it, used or not: the teacher's share of the cost
+    traces: Sequence[Trace] = ()  # all that teachers wrote for it, used or not: their share of the cost
     report: dict = field(default_factory=dict)  # the method's own account: examples made, traces dropped
+    scoring: float = 0.0  # floating-point operations of a teacher that scored the examples
+    sampling: float = 0.0  # floating-point operations of a student that wrote its own examples
+    sampling_seconds: float = 0.0  # wall time of that
 
 # %% ../nbs/40_training.ipynb #3627e83b
 def training_flops(student: Student, history: History) -> float:  # floating-point operations
     "Operations of training: a forward pass, and a backward pass of twice its cost."
     return 3*forward_flops(student, history.prompt_tokens, history.completion_tokens)
+
+# %% ../nbs/40_training.ipynb #93f5269f
+def chained(histories: Sequence[History]) -> History:
+    "Several trainings of one student, one after the other, as one history."
+    found, step = [], 0
+    for h in histories:
+        tokens = sum(g.tokens for g in found)
+        found.append(replace(h, curve=[{**p, "step": p["step"] + step, "tokens": p["tokens"] + tokens} for p in h.curve]))
+        step += h.step
+    last = histories[-1]
+    return History([p for h in found for p in h.curve], step, step - last.step + last.best_step, last.best_loss,
+                   *(sum(getattr(h, name) for h in histories) for name in ("prompt_tokens", "completion_tokens", "seconds")),
+                   [s for h in histories for s in h.starts])

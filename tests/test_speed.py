@@ -11,9 +11,9 @@ from reasoning_distill.models.students import Student, has_short_cut, quick_prod
 PROMPTS = ["Ann has ", "A", "Question: Ann has 3 eggs.", "Ben has 12 apples more than Ann. "]*4
 
 
-def loss_and_gradient(student, batch):
+def loss_and_gradient(student, examples):
     student.model.zero_grad()
-    loss = lm_loss(student, batch)
+    loss = lm_loss(student, examples)
     loss.backward()
     return loss, torch.cat([p.grad.flatten() for p in student.model.parameters()])
 
@@ -24,11 +24,10 @@ def test_loss_and_gradient_are_the_librarys(make, monkeypatch, settings, words):
     "Also past 256 tokens, where attention takes another way, and with weights that differ from example to example."
     student = make(**settings)
     examples = student.encode(["Ann has 3 eggs. "*words, "Ben"], ["#### 3", "He has 12.\n#### 12"], [1.0, 0.5])
-    batch = student.batch(examples)
     assert has_short_cut(student.model)
-    ours = loss_and_gradient(student, batch)
+    ours = loss_and_gradient(student, examples)
     monkeypatch.setattr(students, "has_short_cut", lambda model: False)
-    theirs = loss_and_gradient(student, batch)
+    theirs = loss_and_gradient(student, examples)
     assert torch.allclose(ours[0], theirs[0], rtol=1e-5) and torch.allclose(ours[1], theirs[1], rtol=1e-3, atol=1e-4*theirs[1].abs().max())
 
 
@@ -38,7 +37,7 @@ def test_what_differs_from_a_plain_llama_goes_the_librarys_way(make, texts):
                                          num_attention_heads=2, num_key_value_heads=1, head_dim=16, pad_token_id=0, eos_token_id=1))
     other = Student(gemma.eval(), plain.tokenizer, False)
     assert not has_short_cut(gemma) and stepper_for(other) is DecoderStepper
-    assert len(sample(other, PROMPTS, max_new_tokens=4)) == len(PROMPTS) and torch.isfinite(lm_loss(other, other.batch(other.encode(["A"], ["b"]))))
+    assert len(sample(other, PROMPTS, max_new_tokens=4)) == len(PROMPTS) and torch.isfinite(lm_loss(other, other.encode(["A"], ["b"])))
     for change in (dict(num_key_value_heads=1), dict(attention_bias=True), dict(rope_parameters={"rope_type": "linear", "factor": 2.0}),
                    dict(hidden_act="gelu"), dict(attention_dropout=0.1)):
         model = type(plain.model)(type(plain.config)(**{**plain.config.to_dict(), **change}))

@@ -26,13 +26,14 @@ from reasoning_distill.training import FitConfig, fit
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_prompt_token_is_in_the_loss(make, kind):
     student = make(kind)
-    batch = student.batch(student.encode(["Ann has 3 eggs. How many?\n", "Ben\n"], ["#### 3", "#### 14"]))
+    examples = student.encode(["Ann has 3 eggs. How many?\n", "Ben\n"], ["#### 3", "#### 14"])
+    batch = student.batch(examples)
     logits = torch.randn(*batch.targets.shape, len(student.tokenizer), requires_grad=True)
 
     class Fixed(Student):
         def logits(self, batch, at): return logits[at]
 
-    lm_loss(Fixed(student.model, student.tokenizer, student.seq2seq), batch).backward()
+    lm_loss(Fixed(student.model, student.tokenizer, student.seq2seq), examples).backward()
     counted = [student.tokenizer.decode(row[g.abs().sum(-1) > 0]) for row, g in zip(batch.targets, logits.grad, strict=True)]
     assert counted == ["#### 3</s>", "#### 14</s>"]
 
@@ -133,8 +134,8 @@ def test_a_t5_checkpoint_in_its_own_format(texts, trace, tmp_path):
     assert student.seq2seq and student.encode_prompts(["Ann has 3"])[0][-1] == student.end  # T5 closes its prompts
     assert template_for(student) == "t5"
     with pytest.raises(InputError, match="template 't5'"): student.encode(["Ann"], [target_for(trace, "reason", "plain")])
-    batch = student.batch(student.encode(["Ann"], [target_for(trace, "reason", "t5")]))
-    assert batch.targets[0, -1] == student.end and torch.isfinite(lm_loss(student, batch))
+    examples = student.encode(["Ann"], [target_for(trace, "reason", "t5")])
+    assert student.batch(examples).targets[0, -1] == student.end and torch.isfinite(lm_loss(student, examples))
 
 
 def test_a_start_token_is_written_once(texts):

@@ -60,7 +60,7 @@ def test_training_changes_every_weight_and_lowers_the_loss(make, examples, tmp_p
 
 def test_the_validation_loss_is_the_mean_over_tokens(make, examples):
     student = make()
-    with torch.no_grad(): costs = [lm_loss(student, student.batch([e])).item() for e in examples]
+    with torch.no_grad(): costs = [lm_loss(student, [e]).item() for e in examples]
     mean = sum(costs)/sum(len(e.completion) for e in examples)
     assert math.isclose(validation_loss(student, examples, Accelerator(), FitConfig(micro_batch=5)), mean, rel_tol=1e-5)
     assert student.model.training

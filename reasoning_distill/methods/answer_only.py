@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..core import Problem, Trace
+from ..evaluate import Decoding
 from ..models.students import Encoded, Student
 from ..templates import prompt_for, target_for
 from ..training import Outcome, Setup, fit
@@ -18,6 +19,8 @@ from ..training import Outcome, Setup, fit
 @dataclass(frozen=True)
 class AnswerOnlyConfig:
     "There is nothing to choose."
+    needs = ()
+    decodings = {"answer": Decoding("answer")}
 
 # %% ../../nbs/methods/50_answer_only.ipynb #b4d1bfd7
 def answer_examples(

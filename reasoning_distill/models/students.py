@@ -80,7 +80,14 @@ class Encoded:
     completion: list[int]  # ends in the end token
     weight: float = 1.0  # how much each of its completion tokens counts in a loss
 
-    def __len__(self) -> int: return len(self.prompt) + len(self.completion)
+    @property
+    def read(self) -> int: return len(self.prompt)  # prompt tokens
+    @property
+    def written(self) -> int: return len(self.completion)  # completion tokens
+    @property
+    def mass(self) -> float: return self.weight*len(self.completion)  # its part of a loss's denominator
+
+    def __len__(self) -> int: return self.read + self.written
 
 # %% ../../nbs/models/30_students.ipynb #d5edbd3b
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@
 __all__ = ['Teacher', 'GoldTeacher', 'LocalTeacher', 'collect']
 
 # %% ../../nbs/teachers/42_local.ipynb #4a57fb67
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from ..core import InputError, Problem, Trace, fingerprint, from_dict, locked, read_jsonl, write_jsonl
 from ..models.sampling import sample
 from ..models.students import Student
+from ..tasks.styles import styled
 from ..templates import prompt_for, read_trace
 
 # %% ../../nbs/teachers/42_local.ipynb #f7acb685
@@ -23,9 +25,10 @@ class Teacher(Protocol):
     "Whoever can be asked for traces."
     name: str  # for people: in tables and as the source of traces
     key: str  # for machines: changes whenever its answers could
+    model: Student | None  # whose scores can be asked for; None where text is all there is
 
-    def traces(self, problems: Sequence[Problem], samples: int, temperature: float, max_new_tokens: int, seed: int) -> list[Trace]:
-        "`samples` traces a problem, in the problems' order."
+    def traces(self, problems: Sequence[Problem], samples: int, temperature: float, max_new_tokens: int, seed: int, style: str = "") -> list[Trace]:
+        "`samples` traces a problem, in the problems' order, in a style if one is named."
         ...
 
 # %% ../../nbs/teachers/42_local.ipynb #4ed01202
@@ -34,32 +37,33 @@ class GoldTeacher:
     "Hands out gold solutions: one a problem, whatever number of samples is asked for, and at no cost."
     name: str = "gold"
     key: str = "gold"
+    model: None = None  # nobody who could be asked for more
 
-    def traces(self, problems: Sequence[Problem], samples: int, temperature: float, max_new_tokens: int, seed: int) -> list[Trace]:
-        "The gold trace of each problem; an InputError names a problem without one."
+    def traces(self, problems: Sequence[Problem], samples: int, temperature: float, max_new_tokens: int, seed: int, style: str = "") -> list[Trace]:
+        "The gold trace of each problem, told in the style; an InputError names a problem without one."
         without = next((p.id for p in problems if p.gold is None), None)
         if without: raise InputError(f"problem {without} has no gold solution to learn from: name a teacher")
-        return [p.gold for p in problems]
+        return [styled(p.gold, style) if style else p.gold for p in problems]
 
 # %% ../../nbs/teachers/42_local.ipynb #4c7a7dc5
 @dataclass(frozen=True)
 class LocalTeacher:
     "A model that is at hand."
     model: Student
-    template: str  # a name in `templates.TEMPLATES`
+    template: str  # a name in `templates.TEMPLATES`: how it is asked
     name: str = "teacher"
     key: str = ""  # hash of its weights, or of what made them, and of whatever else its text depends on
     batch_size: int = 64
 
-    def traces(self, problems: Sequence[Problem], samples: int, temperature: float, max_new_tokens: int, seed: int) -> list[Trace]:
+    def traces(self, problems: Sequence[Problem], samples: int, temperature: float, max_new_tokens: int, seed: int, style: str = "") -> list[Trace]:
         "Sampled traces; the j-th sample of a problem is the same in whatever company it is drawn."
         asked = [(p, j) for p in problems for j in range(samples)]
-        prompts = [prompt_for(p, "reason", self.template, self.model.tokenizer) for p, _ in asked]
+        prompts = [prompt_for(p, "reason", self.template, self.model.tokenizer, style) for p, _ in asked]
         read = [len(ids) for ids in self.model.encode_prompts(prompts)]
         written = sample(self.model, prompts, keys=[f"{p.id}/{j}" for p, j in asked], temperature=temperature,
                          max_new_tokens=max_new_tokens, seed=seed, batch_size=self.batch_size)
         return [read_trace(c.text, p.id, source=self.name, sample=j, prompt_tokens=n, tokens=len(c.ids),
-                           truncated=c.truncated) for (p, j), n, c in zip(asked, read, written, strict=True)]
+                           truncated=c.truncated, style=style) for (p, j), n, c in zip(asked, read, written, strict=True)]
 
 # %% ../../nbs/teachers/42_local.ipynb #a935074f
 def collect(
@@ -71,18 +75,22 @@ def collect(
     seed: int,
     store: str | Path,  # folder in which traces are kept, one file a chunk
     chunk: int = 256,  # problems in a chunk: what can be lost when a run dies
+    style: str = "",  # a name in `templates.STYLES`; empty: none
 ) -> list[Trace]:  # in the problems' order, the samples of one together
     "Ask a teacher, or find what it answered before; gold solutions cost nothing and are not stored."
     if samples < 1: raise InputError(f"{samples} samples a problem leave nothing to learn from: choose at least 1")
-    if isinstance(teacher, GoldTeacher): return teacher.traces(problems, samples, temperature, max_new_tokens, seed)
+    if isinstance(teacher, GoldTeacher): return teacher.traces(problems, samples, temperature, max_new_tokens, seed, style)
     seed = seed if temperature else 0  # greedy traces are the same for all seeds
     request = {"teacher": teacher.key, "samples": samples, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed,
-               "chunk": chunk, "problems": [[p.id, p.question] for p in problems]}
+               "chunk": chunk, "style": style, "problems": [[p.id, p.question] for p in problems]}
     folder, found = Path(store)/f"{teacher.name}-{fingerprint(request)}", []
     with locked(folder):
         for start in tqdm(range(0, len(problems), chunk), desc=f"traces from {teacher.name}", mininterval=2):
             file = folder/f"{start:08d}.jsonl"
             if not file.is_file():
-                write_jsonl(file, teacher.traces(problems[start:start + chunk], samples, temperature, max_new_tokens, seed))
+                clock = time.perf_counter()
+                written = teacher.traces(problems[start:start + chunk], samples, temperature, max_new_tokens, seed, style)
+                each = (time.perf_counter() - clock)/len(written)
+                write_jsonl(file, [replace(t, seconds=each) for t in written])
             found += read_jsonl(file, lambda row: from_dict(Trace, row))
     return found

@@ -6,11 +6,12 @@
 __all__ = ['Reading', 'DIGITS', 'VALUE', 'DECISION', 'NUMBER', 'FORMULA', 'LETTER', 'CORRECT', 'OFFERED', 'HEDGED', 'SCALE',
            'CLAUSE', 'UNKNOWN', 'KINDS', 'number_value', 'kind_of', 'unwrapped', 'letters', 'number_behind',
            'letter_behind', 'formula_behind', 'last_formula', 'decided', 'last_line', 'extract_answer', 'Kind',
-           'same_number', 'same_formula', 'same_letter', 'same_decision', 'same_words', 'check_answer', 'same_answer']
+           'same_number', 'same_formula', 'same_letter', 'same_decision', 'same_words', 'check_answer', 'same_answer',
+           'agreeing', 'majority']
 
 # %% ../../nbs/verify/21_answers.ipynb #5d590354
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
@@ -194,3 +195,20 @@ def same_answer(
 ) -> Verdict:
     "Compare two answers of a kind."
     return choose(kind, KINDS, "kind of answer").same(found, gold)
+
+# %% ../../nbs/verify/21_answers.ipynb #7d1fddd8
+def agreeing(
+    answers: Sequence[str],  # as extracted; an empty one agrees with nothing
+) -> list[list[int]]:  # places of answers that are the same, the largest group first; of groups alike, the one that came first
+    "Which answers are the same."
+    groups = []
+    for i, answer in enumerate(answers):
+        known = next((g for g in groups if answers[g[0]] == answer or same_answer(answer, answers[g[0]], kind_of(answers[g[0]])).right), None)
+        if answer and known: known.append(i)
+        elif answer: groups.append([i])
+    return sorted(groups, key=lambda g: -len(g))
+
+def majority(answers: Sequence[str]) -> list[int]:  # places; empty when no answer has two votes and more than any other
+    "The answers that most agree on."
+    first, second = [*agreeing(answers), [], []][:2]
+    return first if len(first) > max(1, len(second)) else []
