@@ -49,7 +49,7 @@ def keep(
     kept = {id: FILTERS[rule](found, asked[id]) for id, found in of.items()}
     steps = defaultdict(Counter)
     for id, found in of.items():
-        steps[asked[id].steps].update({"questions": 1, "traces": len(found), "questions kept": bool(kept[id]), "traces kept": len(kept[id])})
+        steps[asked[id].steps].update({"questions": 1, "traces": len(found), "questions kept": int(bool(kept[id])), "traces kept": len(kept[id])})
     left = [t for found in kept.values() for t in found]
     account = {"dropped": len(traces) - len(left), "undecided": sum(not found for found in kept.values()),
                "by_steps": {str(n): dict(steps[n]) for n in sorted(steps)}}

@@ -37,7 +37,7 @@ def _patient(step: Step) -> str:
 
 def _critical(step: Step) -> str:
     back = turned_round(step)
-    return f"{step.text} Check: {back}." if back else f"{step.text} Yes, {step.result}."
+    return f"{step.text} Check: {back or f'{step.expression}, {step.result}'}."
 
 TELL = dict(zip(STYLES, (lambda step: step.text, _patient, _critical, lambda step: annotated(step.expression, step.result)), strict=True))
 
