@@ -73,7 +73,7 @@ def in_steps(
             texts[i], read[i] = texts[i] + reply.text, read[i] + n
             ids[i] += reply.ids
         going = [i for i, reply in zip(going, replies, strict=True)
-                 if not (reply.truncated or MARKER.search(reply.text)) and len(ids[i]) < max_new_tokens]
+                 if reply.text.strip() and not (reply.truncated or MARKER.search(reply.text)) and len(ids[i]) < max_new_tokens]
     return [Completion(text, row, not MARKER.search(text)) for text, row in zip(texts, ids, strict=True)], read
 
 # %% ../nbs/41_evaluate.ipynb #0baaead1

@@ -72,7 +72,7 @@ def test_presets_ask_for_no_more_than_the_smallest_world_holds(preset):
 
 
 @pytest.mark.parametrize("given, part", [
-    (dict(method="cott"), "method 'cott' is unknown: choose one of answer_only, cot"), (dict(task="gsm9k"), "task 'gsm9k' is unknown"),
+    (dict(method="cott"), "method 'cott' is unknown: choose one of answer_only, classic_kd, contrastive, cot, orca"), (dict(task="gsm9k"), "task 'gsm9k' is unknown"),
     (dict(preset="huge"), "preset 'huge' is unknown: choose one of full, quick, smoke"), (dict(template="xml"), "template 'xml' is unknown"),
     (dict(vocabulary="some"), "vocabulary 'some' is unknown"), (dict(overrides="{fit.lrr: 1}"), "did you mean 'lr'"),
     (dict(overrides="{fit.lr: fast}"), "lr"), (dict(overrides="[1]"), "name no settings"), (dict(overrides="{a: ["), "not YAML"),
@@ -118,7 +118,7 @@ def test_distil_from_a_teacher_from_scratch_once(tmp_path):
     config = resolve("cot", overrides={**TINY, "teacher.fit.tokens": 400_000, "teacher.model.width": 64, "teacher.model.layers": 2,
                                        "options.max_new_tokens": 60}, runs_dir=str(tmp_path))
     record = distill(config)
-    folders = sorted(p.name.split("-")[0] for p in (tmp_path/"smoke"/"arithmetic").iterdir())
+    folders = sorted(p.name.split("-")[0] for p in (tmp_path/"arithmetic").iterdir())
     assert folders == ["base", "base", "cot", "teacher", "traces"]  # the student's and the teacher's
     assert record.tokens["train"] >= 20_000 and record.flops["teacher"] > 0 and record.tokens["teacher"] > 60*3
     assert record.metrics["strict"]["n"] == 40 and len(record.curve) == config.fit.evaluations
@@ -276,7 +276,7 @@ def test_bad_rows_stop_papermill_with_file_and_line(root, tmp_path, gsm8k, edit)
 @pytest.mark.parametrize("arguments, part", [
     (["run", "DISTILL", "OUT", "-p", "metod", "cot"], "parameter 'metod' is unknown"), (["run", "UNTAGGED", "OUT"], "0 cells tagged 'parameters'"),
     (["run", "none.ipynb", "OUT"], "none.ipynb is missing"), (["run", "BROKEN", "OUT"], "cannot be read"),
-    (["run", "DISTILL", "OUT", "-p", "preset", "huge"], "preset 'huge' is unknown"), (["report", "--methods", "cott"], "method 'cott'"),
+    (["run", "DISTILL", "OUT", "-p", "preset", "huge"], "preset 'huge' is unknown"), (["report", "--methods", "cott"], "variant 'cott'"),
     (["report", "--preset", "huge"], "preset 'huge'"),
     (["run", "DISTILL", "DISTILL"], "cannot be written"), (["run", "DISTILL", ""], "cannot be written"),
     (["run", "DISTILL", "broken.ipynb/out.ipynb"], "cannot be made"), (["run", "DISTILL", "OUT", "-p", "overrides", "{a: ["], "not YAML"),
@@ -330,7 +330,7 @@ def test_a_killed_notebook_goes_on_and_gives_the_same_table(root, tmp_path):
         assert whole.poll() is None, whole.communicate()[0]
         time.sleep(0.02)
     killed = run("killed")
-    while not list((tmp_path/"killed").glob("smoke/arithmetic/cot-*/checkpoints/step-*/history.json")):
+    while not list((tmp_path/"killed").glob("arithmetic/cot-*/checkpoints/step-*/history.json")):
         assert killed.poll() is None, killed.communicate()[0]
         time.sleep(0.02)
     os.killpg(killed.pid, signal.SIGKILL)
@@ -343,8 +343,8 @@ def test_a_killed_notebook_goes_on_and_gives_the_same_table(root, tmp_path):
     records = {name: json.loads(next((tmp_path/name).rglob("cot-*/record.json")).read_text()) for name in ("whole", "killed")}
     assert records["whole"]["starts"] == [0] and len(records["killed"]["starts"]) == 2 and records["killed"]["starts"][1] > 0
     assert records["whole"]["metrics"] == records["killed"]["metrics"] and records["whole"]["curve"] == records["killed"]["curve"]
-    for name in records: report("smoke", str(tmp_path/name), str(tmp_path/name/"out"), str(tmp_path/name/"out"))
-    for file in ("benchmark.csv", "benchmark.md", "benchmark.tex", "by_steps.csv", "by_family.csv", "loss.svg", "loss.pdf"):
+    for name in records: report("smoke", str(tmp_path/name), *[str(tmp_path/name/"out")]*3)
+    for file in ("benchmark.csv", "benchmark.md", "benchmark.tex", "by_steps.csv", "by_family.csv", "paired.csv", "loss.svg", "loss.pdf"):
         assert (tmp_path/"whole"/"out"/file).read_bytes() == (tmp_path/"killed"/"out"/file).read_bytes(), file
 
 
@@ -359,13 +359,13 @@ def kernels_of(folder):
 def test_records_of_other_code_stay_out_of_the_table(tmp_path):
     config = resolve("answer_only", overrides=TINY, runs_dir=str(tmp_path))
     record = distill(config)
-    other = tmp_path/"smoke"/"arithmetic"/"old"/"record.json"
+    other = tmp_path/"arithmetic"/"old"/"record.json"
     other.parent.mkdir()
     other.write_text(json.dumps(to_dict(replace(record, code="another"))))
-    *_, others = report("smoke", str(tmp_path), str(tmp_path/"out"), str(tmp_path/"out"))
+    *_, others = report("smoke", str(tmp_path), *[str(tmp_path/"out")]*3)
     assert others == 1 and len(benchmark_table([record])) == 1
     other.write_text("{")
-    with pytest.raises(InputError, match="record .* cannot be read"): report("smoke", str(tmp_path), str(tmp_path/"out"), str(tmp_path/"out"))
+    with pytest.raises(InputError, match="record .* cannot be read"): report("smoke", str(tmp_path), *[str(tmp_path/"out")]*3)
 
 
 def test_real_gsm8k_rows_train_and_test_a_student(root, tmp_path, real_data):
