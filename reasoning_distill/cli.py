@@ -85,8 +85,8 @@ def grid(
             for seed in seeds: students[task, name, f"seed {seed}"] = resolve(method, task, preset, seed, overrides=changes, **shared)
         of_task = [config for (of, *_), config in students.items() if of == task]
         if usual.teacher.source == "scratch" and any(map(needs_of, of_task)): first[task, "teacher"] = teacher_config(usual)
-        if usual.teacher.source == "scratch" and any("styles" in needs_of(c) for c in of_task): first[task, "styles"] = styles_config(usual)
-    return first | dict(sorted(students.items(), key=lambda item: len(needs_of(item[1]))))
+        if usual.teacher.source == "scratch" and any("styles" in needs_of(c) for c in of_task): students[task, "styles"] = styles_config(usual)
+    return first | dict(sorted(students.items(), key=lambda item: len(needs_of(item[1])) - ("styles" == item[0][1])))
 
 # %% ../nbs/63_cli.ipynb #df09b8a1
 def run_report(

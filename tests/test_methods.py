@@ -33,7 +33,7 @@ from reasoning_distill.tasks.styles import styled
 from reasoning_distill.teachers.local import GoldTeacher, LocalTeacher, collect
 from reasoning_distill.templates import STYLES, read_trace, target_for
 from reasoning_distill.traces import FILTERS, Asking, keep, lessons, trace_examples
-from reasoning_distill.training import FitConfig, Setup, chained, fit, optimiser_step, plan_steps, weights_of
+from reasoning_distill.training import FitConfig, Setup, chained, fit, optimiser_step, plan_steps, set_weights, weights_of
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def oracle(make):
 def weights(student): return torch.cat([p.detach().flatten() for p in student.model.parameters()])
 
 
-def right(p): return target_for(p.gold, "reason", "plain")
+def right(p, sample=0): return target_for(p.gold, "reason", "plain")
 
 
 # Every method, every kind of student
@@ -86,11 +86,13 @@ def test_a_method_trains_either_kind_of_student(setup, oracle, problems, kind, n
     method, changes = RUNS[name]
     config = from_dict(METHODS[method].config, resolve(method, overrides={**changes, **SMALL.get(method, {})}).options)
     given = replace(setup(kind, oracle()), assistant=oracle())
-    if config.needs and "sampled" in vars(config).values(): given = replace(given, teacher=Scripted(lambda p, j: right(p) if j else "So.\n#### 1000"))
+    if config.needs and "sampled" in vars(config).values(): given = replace(given,
+                                                                            teacher=Scripted(lambda p, j: "So.\n#### 1000" if j == 1 else right(p)))
     before = weights(given.student)
     outcome = METHODS[method].run(given, config)
-    assert not torch.equal(before, weights(given.student)) and outcome.history.tokens > 8000
-    assert outcome.report["examples"] > 0 and all(math.isfinite(p["validation"]) for p in outcome.history.curve)
+    assert not torch.equal(before, weights(given.student)) and all(math.isfinite(p["validation"]) for p in outcome.history.curve)
+    if method == "star": assert outcome.report["rounds"][0]["solved"] == 0 and outcome.history.tokens > 2000, "it solves nothing, and stops"
+    else: assert outcome.report["examples"] > 0 and outcome.history.tokens > 8000
     if "unanchored" not in name: assert outcome.history.best_loss <= outcome.history.curve[0]["validation"]
     for how in config.decodings.values():
         result = summarise(evaluate(given.student, problems[80:90], template="plain", max_new_tokens=12, **vars(how)))
@@ -552,18 +554,22 @@ def test_the_margin_is_on_means_and_ends_where_it_is_reached(make):
     assert contrastive_loss(1.0, s[0] - s[1] - 0.1, 0.0)(student, [pair]).item() == 0
 
 
-def test_without_the_anchor_both_become_unlikely(setup, problems):
-    last = {}
+def test_without_the_anchor_both_become_unlikely(setup, problems, tmp_path):
+    "A student that has learnt the traces by likelihood goes on with the margin alone."
+    given = setup()
+    examples = trace_examples(given.student, [p.gold for p in problems[:80]], problems, "plain")
+    fit(given.student, examples[:60], examples[60:], FitConfig(tokens=60_000, evaluations=2, lr=5e-3), 0, tmp_path/"before")
+    begun, tried = weights_of(given.student.model), trials(problems[60:80], [p.gold for p in problems[60:80]], 0)
+    def means(): return [sum(row[i] for row in likelihoods(given.student, tried, "plain"))/len(tried) for i in (0, 1)]
+    start, last = means(), {}
     for anchor in (1.0, 0.0):
-        given = replace(setup(), fit=FitConfig(tokens=60_000, evaluations=3))
-        tried = trials(problems[60:80], [p.gold for p in problems[60:80]], 0)
-        before = likelihoods(given.student, tried, "plain")
-        outcome = contrastive(given, ContrastiveConfig(weight=1.0, margin=3.0, anchor=anchor))
+        set_weights(given.student, begun)
+        own = replace(given, fit=FitConfig(tokens=60_000, evaluations=3), folder=tmp_path/str(anchor))
+        outcome = contrastive(own, ContrastiveConfig(weight=1.0, margin=3.0, anchor=anchor))
         last[anchor] = outcome.history.curve[-1]
         assert {*outcome.report["ranking"]["before"]} == {"all", *ContrastiveConfig().kinds}
-    start = sum(g for g, *_ in before)/len(before), sum(b for _, b, _ in before)/len(before)
-    assert last[0.0]["good"] < start[0] and last[0.0]["bad"] < start[1], "the trap"
-    assert last[1.0]["good"] > start[0], "and the way out"
+    assert last[0.0]["good"] < start[0] - 0.1 and last[0.0]["bad"] < start[1] - 0.1, "the trap"
+    assert last[1.0]["good"] > last[0.0]["good"] + 0.1, "and the way out"
 
 
 def test_ranking_counts_by_kind():
@@ -620,4 +626,4 @@ def test_step_by_step_chooses_its_checkpoint_by_both_tasks(setup, monkeypatch):
     monkeypatch.setattr(module, "fit", lambda student, train, validation, *rest: seen.append(validation))
     step_by_step(setup(), StepByStepConfig())
     of_label, of_rationale = (sum(e.mass for e in seen[0][i::2]) for i in (0, 1))
-    assert math.isclose(of_label, of_rationale, rel_tol=1e-6)
+    assert math.isclose(of_label, of_rationale, rel_tol=0.05), "token by token it would be one to ten"
