@@ -20,7 +20,7 @@ import yaml
 
 from .config import PRESETS, ROWS, VARIANTS, Config, base_config, nearest, resolve, row, styles_config, teacher_config
 from .core import InputError, choose
-from .experiment import distill_all, needs_of, project_folder
+from .experiment import check_possible, distill_all, needs_of, project_folder
 from .verify.verifier import ReasoningVerifier, in_words, read_verdicts, summary, verify_file
 
 # %% ../nbs/63_cli.ipynb #77b30091
@@ -71,7 +71,7 @@ def _what_failed(output: Path) -> str:  # empty when it was not the input's faul
 def grid(
     preset: str,  # a name in `PRESETS`
     tasks: Sequence[str],
-    methods: Sequence[str],  # names of methods and variants, in any order
+    methods: Sequence[str] = (),  # names of methods and variants, in any order; empty: those of the report that the teacher permits
     seeds: Sequence[int] = (),  # empty: those of the preset
     **shared,  # further parameters of all runs: draw, data_dir, runs_dir, ...
 ) -> dict[tuple, Config]:  # by name: base students and teachers first, then methods that ask no teacher, so that lanes need not wait
@@ -81,8 +81,12 @@ def grid(
     for task in dict.fromkeys(tasks):
         usual = resolve("cot", task, preset, **shared)
         if usual.student.source == "base": first[task, "base"] = base_config(usual)
-        for name, (method, changes) in {name: row(name) for name in methods}.items():
-            for seed in seeds: students[task, name, f"seed {seed}"] = resolve(method, task, preset, seed, overrides=changes, **shared)
+        for name, (method, changes) in {name: row(name) for name in methods or ROWS}.items():
+            cells = {(task, name, f"seed {seed}"): resolve(method, task, preset, seed, overrides=changes, **shared) for seed in seeds}
+            try: check_possible(next(iter(cells.values())))
+            except InputError:
+                if methods: raise
+            else: students |= cells
         of_task = [config for (of, *_), config in students.items() if of == task]
         if usual.teacher.source == "scratch" and any(map(needs_of, of_task)): first[task, "teacher"] = teacher_config(usual)
         if usual.teacher.source == "scratch" and any("styles" in needs_of(c) for c in of_task): students[task, "styles"] = styles_config(usual)
@@ -134,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
     many = commands.add_parser("report", help="run the grid of a preset, then write tables and figures")
     many.add_argument("--preset", default="smoke", help=", ".join(PRESETS))
     many.add_argument("--tasks", nargs="+", default=["arithmetic"])
-    many.add_argument("--methods", nargs="+", default=[*ROWS],
+    many.add_argument("--methods", nargs="+", default=[],
                       help=f"by default {', '.join(ROWS)}; also {', '.join(n for n in VARIANTS if n not in ROWS)}")
     many.add_argument("--seeds", nargs="+", type=int, default=[], help="by default those of the preset")
     many.add_argument("--data-dir", default="", help="folder of the public benchmarks")

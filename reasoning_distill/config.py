@@ -50,9 +50,9 @@ T5 = {"student.kind": "encoder-decoder"}
 VARIANTS = {  # name → method and what is changed
     "classic_kd_trace": ("classic_kd", {"options.target": "trace"}),
     "cot_gold": ("cot", {"options.filter": "gold"}),
+    "cot_verified": ("cot", {"options.filter": "verified"}),
     "next_step": ("step_by_step", {"options.form": "next_step"}),
     "cot_self_consistency": ("cot", {"options.filter": "self_consistency"}),
-    "cot_verified": ("cot", {"options.filter": "verified"}),
     "star_without_hints": ("star", {"options.rationalise": False}),
     "star_checked": ("star", {"options.accept": "steps"}),
     "orca_shuffled": ("orca", {"options.curriculum": "shuffled"}),
@@ -63,7 +63,7 @@ VARIANTS = {  # name → method and what is changed
     "t5_cot": ("cot", T5),
     "t5_step_by_step": ("step_by_step", T5),
 }
-ROWS = (*METHODS, "classic_kd_trace", "cot_gold", "next_step")  # of the report; the other variants are run where they are named
+ROWS = (*METHODS, "classic_kd_trace", "cot_gold", "cot_verified", "next_step")  # of the report; the other variants are run where they are named
 
 def row(name: str) -> tuple[str, dict]:  # a method, and what is changed; raises InputError for an unknown name
     "What a name in a report stands for."

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .core import InputError, Problem, Verdict
+from .core import InputError, Problem, Verdict, choose
 from .models.sampling import Completion, sample
 from .models.students import Student
 from .stats import wilson
-from .templates import MARKER, Mode, prompt_for, read_trace
+from .templates import MARKER, TEMPLATES, Mode, prompt_for, prompt_for_next, read_trace
 from .verify.answers import agreeing, check_answer, extract_answer, kind_of
 
 # %% ../nbs/41_evaluate.ipynb #70934327
@@ -60,17 +60,22 @@ def in_steps(
     student: Student,
     prompts: Sequence[str],
     keys: Sequence[str],  # a name for each prompt's random stream
+    template: str,  # a name in `templates.TEMPLATES`
     max_new_tokens: int = 256,  # limit of all steps together
     **how,  # `temperature`, `seed` and `batch_size`, as `sample` takes them
 ) -> tuple[list[Completion], list[int]]:  # one a prompt, cut off where no answer came; and how many tokens each had to read
     "Let a student write step after step."
+    between = choose(template, TEMPLATES, "template").between  # T5's tokenizer loses it where it is a blank at the end
     texts, ids, read, going = [""]*len(prompts), [[] for _ in prompts], [0]*len(prompts), [*range(len(prompts))]
     while going:
-        given, left = [prompts[i] + texts[i] for i in going], max_new_tokens - min(len(ids[i]) for i in going)
+        given, left = [prompt_for_next(prompts[i], texts[i], template) for i in going], [max_new_tokens - len(ids[i]) for i in going]
         asked = [len(tokens) for tokens in student.encode_prompts(given)]
-        replies = sample(student, given, [f"{keys[i]}/{len(ids[i])}" for i in going], max_new_tokens=left, **how)
+        replies = sample(student, given, [f"{keys[i]}/{len(ids[i])}" for i in going], max_new_tokens=max(left), **how)
+        replies = [r if len(r.ids) <= n else Completion(student.tokenizer.decode(r.ids[:n], skip_special_tokens=True), r.ids[:n], True)
+                   for r, n in zip(replies, left, strict=True)]  # each by its own limit, whatever the company
         for i, n, reply in zip(going, asked, replies, strict=True):
-            texts[i], read[i] = texts[i] + reply.text, read[i] + n
+            ended = MARKER.search(reply.text) or reply.text.endswith(between)
+            texts[i], read[i] = texts[i] + reply.text + ("" if ended else between), read[i] + n
             ids[i] += reply.ids
         going = [i for i, reply in zip(going, replies, strict=True)
                  if reply.text.strip() and not (reply.truncated or MARKER.search(reply.text)) and len(ids[i]) < max_new_tokens]
@@ -102,7 +107,7 @@ def evaluate(
     prompts = [prompt_for(p, "reason" if mode == "next_step" else mode, template, student.tokenizer, style) for p in problems for _ in range(samples)]
     keys = [p.id if samples == 1 else f"{p.id}/{j}" for p in problems for j in range(samples)]
     how = dict(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, batch_size=batch_size)
-    if mode == "next_step": completions, read = in_steps(student, prompts, keys, **how)
+    if mode == "next_step": completions, read = in_steps(student, prompts, keys, template, **how)
     else: completions, read = sample(student, prompts, keys, **how), [len(ids) for ids in student.encode_prompts(prompts)]
     found = []
     for p, i in zip(problems, range(0, len(prompts), samples), strict=True):

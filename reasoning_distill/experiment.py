@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGE', 'STARTS', 'code_hash', 'needs_of', 'code_of', 'versions', 'project_folder', 'revision', 'hardware',
            'checkpoint_hash', 'run_key', 'parts_used', 'shared_tokenizer', 'template_for', 'placed', 'open_teacher',
-           'open_student', 'run_folder', 'distill', 'distill_all', 'read_record']
+           'open_student', 'run_folder', 'check_possible', 'distill', 'distill_all', 'read_record']
 
 # %% ../nbs/61_experiment.ipynb #36805e77
 import ast
@@ -127,6 +127,7 @@ def _before(config: Config, splits: Splits) -> dict[str, str]:  # who takes part
     def who(of, styles): return checkpoint_hash(of.teacher.source) if of.teacher.source != "scratch" else run_key(_teaching(of, styles), splits)
     needs, start = needs_of(config), STARTS.get(config.student.source)
     found = {"student": run_key(start(config), splits)} if start else {}
+    if config.student.source == "scratch": found["vocabulary"] = checkpoint_hash(config.teacher.source)  # see `shared_tokenizer`
     if needs: found["teacher"] = who(config, "styles" in needs)
     if "assistant" in needs: found["assistant"] = who(assistant_config(config), "styles" in needs)
     return found
@@ -136,7 +137,10 @@ def _teaching(config: Config, styles: bool) -> Config: return (styles_config if 
 STARTS = {"base": base_config, "teacher": lambda config: teacher_config(replace(config, teacher=replace(config.teacher, source="scratch")))}
 @lru_cache(maxsize=64)
 def _contents(splits: Splits, part: str) -> str:
-    return fingerprint([[p.id, p.question, p.answer, p.gold and p.gold.text] for p in getattr(splits, part)])
+    def plain(p): return [p.id, p.question, p.answer, p.steps, p.family, p.facts,
+                          p.gold and [p.gold.text, p.gold.answer, *map(of_step, p.gold.steps)]]
+    def of_step(s): return [s.text, s.expression, s.result]
+    return fingerprint([plain(p) for p in getattr(splits, part)])
 
 @lru_cache(maxsize=8)
 def _vocabulary(splits: Splits) -> str: return fingerprint(_vocabulary_texts(splits))
@@ -184,7 +188,8 @@ def open_teacher(
         return LocalTeacher(model, template_for(model, config.template), key=record.key)
     model = placed(from_checkpoint(source))
     template = template_for(model)
-    return LocalTeacher(model, template, name=Path(source).name, key=fingerprint([checkpoint_hash(source), template, code_hash("teachers.local")]))
+    return LocalTeacher(model, template, name=Path(source).name,
+                        key=fingerprint([checkpoint_hash(source), template, code_hash("teachers.local"), versions()]))
 
 def open_student(config: Config, splits: Splits) -> Student:
     "The student of a run before its training; a base student is pretrained if it was not yet."
@@ -200,6 +205,14 @@ def run_folder(config: Config, splits: Splits) -> Path:
     return project_folder()/config.runs_dir/config.task.name/f"{name}-s{config.seed}-{run_key(config, splits)}"
 
 # %% ../nbs/61_experiment.ipynb #fc0511bb
+def check_possible(config: Config) -> None:  # raises InputError
+    "Refuse a method whose teacher cannot give what it needs."
+    needs, source = needs_of(config), config.teacher.source
+    if "scores" in needs and source == "gold":
+        raise InputError(f"method {config.method!r} needs the scores of its teacher, and gold solutions have none: name a checkpoint as teacher")
+    if config.options.get("filter") == "self_consistency" and source == "gold":
+        raise InputError("filter 'self_consistency' needs several samples a question, and there is one gold solution: set options.filter to 'none'")
+
 def distill(
     config: Config,
     splits: Splits | None = None,  # by default as `config.task` says
@@ -208,6 +221,7 @@ def distill(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("an experiment runs in one process, and WORLD_SIZE asks for more: start it without a launcher; "
                          "of this library, training.fit alone works in several")
+    check_possible(config)
     splits = splits or load_task(config.task)
     if not getattr(splits, CORPORA[config.corpus]):
         way_out = "student to 'scratch'" if config.corpus == "base" else "teacher to 'gold'"
@@ -222,8 +236,11 @@ def _distill(config: Config, splits: Splits, folder: Path) -> None:
     method, needs, student = METHODS[config.method], needs_of(config), open_student(config, splits)
     if config.vocabulary == "shared" and needs and config.teacher.source != "gold":
         check_same_vocabulary(shared_tokenizer(config, splits), student.tokenizer)  # the teacher's, which may yet have to be trained
-    def asked(of): return open_teacher(of, splits, "styles" in needs)
-    teacher, assistant = asked(config) if needs else GoldTeacher(), asked(assistant_config(config)) if "assistant" in needs else None
+    def asked(of, name):
+        found = open_teacher(of, splits, "styles" in needs)
+        return replace(found, name=name) if of.teacher.source == "scratch" else found
+    teacher = asked(config, "teacher") if needs else GoldTeacher()
+    assistant = asked(assistant_config(config), "assistant") if "assistant" in needs else None
     torch.set_num_threads(config.threads)
     template, (train, validation) = template_for(student, config.template), _lessons(config, splits)
     setup = Setup(student, teacher, train, validation, template, config.fit, config.seed, folder, folder.parent/"traces", assistant)
@@ -250,9 +267,9 @@ def _lessons(config: Config, splits: Splits) -> tuple[list[Problem], list[Proble
     return problems[:-n], problems[-n:]  # of its own kind: the students' validation problems are of another mix
 
 def _test(student: Student, decodings: Mapping[str, Decoding], splits: Splits, template: str, config: Config) -> dict[str, list[Prediction]]:
-    "By decoding: the first on all test sets, the others on the test problems alone."
+    "By decoding: the first on all test sets, the others on the test problems alone, and for students alone."
     everything, found = [*splits.test, *splits.hard, *splits.shift], {}
-    for name, how in decodings.items():
+    for name, how in [*decodings.items()][:None if config.corpus == "train" else 1]:
         asked = splits.test if found else everything
         found[name] = evaluate(student, asked, template=template, max_new_tokens=config.max_new_tokens, **vars(how))
     return found
@@ -271,10 +288,13 @@ def _metrics(predictions: Mapping[str, Sequence[Prediction]], splits: Splits) ->
 def _price(student: Student, teacher: Teacher, assistant: Teacher | None, outcome: Outcome,
            predictions: Sequence[Prediction]) -> tuple[dict, dict]:  # tokens, FLOPs
     history, read, written = outcome.history, sum(p.read for p in predictions), sum(p.tokens for p in predictions)
-    asked, answered = sum(t.prompt_tokens for t in outcome.traces), sum(t.tokens for t in outcome.traces)
-    writing = forward_flops(teacher.model, asked, answered) if teacher.model else 0.0  # an assistant from scratch has the teacher's size
-    tokens = {"train": history.tokens, "completion": history.completion_tokens, "teacher": asked + answered, "evaluate": read + written}
-    flops = {"train": training_flops(student, history), "evaluate": forward_flops(student, read, written), "teacher": writing + outcome.scoring,
+    def writing(who):
+        own = [t for t in outcome.traces if t.source == who.name]
+        return forward_flops(who.model, sum(t.prompt_tokens for t in own), sum(t.tokens for t in own)) if who.model else 0.0
+    tokens = {"train": history.tokens, "completion": history.completion_tokens, "evaluate": read + written,
+              "teacher": sum(t.prompt_tokens + t.tokens for t in outcome.traces), "own sampling": outcome.sampling_tokens}
+    flops = {"train": training_flops(student, history), "evaluate": forward_flops(student, read, written),
+             "teacher": sum(writing(who) for who in (teacher, assistant) if who) + outcome.scoring,
              "own sampling": outcome.sampling}
     return tokens, flops
 

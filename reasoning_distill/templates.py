@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['Mode', 'PREFIXES', 'REASONING', 'TEMPLATES', 'STYLES', 'ANNOTATION', 'MARKER', 'NEXT_STEP', 'Template', 'prompt_for',
-           'parts_of', 'target_for', 'annotated', 'split_answer', 'read_step', 'read_trace']
+           'parts_of', 'target_for', 'prompt_for_next', 'annotated', 'split_answer', 'read_step', 'read_trace']
 
 # %% ../nbs/01_templates.ipynb #805b0806
 import re
 from dataclasses import dataclass
 from typing import Literal
+
+from jinja2 import TemplateError
 
 from .core import InputError, Problem, Step, Trace, choose
 
@@ -26,6 +28,7 @@ class Template:
     final: str  # the answer, with {answer}
     annotations: bool = True  # keep <<48/2=24>> in the steps
     chat: bool = False  # wrap the prompt in the tokenizer's chat template
+    cue: str = "Next:\n"  # asks for one more step, behind those that are written
 
 PREFIXES = {"rationale": "[rationale] ", "label": "[label] "}  # what tells the two tasks apart
 REASONING = ("reason", "rationale")  # the modes in which steps are written
@@ -37,7 +40,7 @@ TEMPLATES = {
     "boxed": Template("Question: {question}\nThink step by step.\n", "Question: {question}\nAnswer at once.\n",
                       "{text}", "\n", r"\boxed{{{answer}}}"),
     "t5": Template("Question: {question} Think step by step.", "Question: {question} Answer at once.",
-                   "Step {number}: {text}", " ", "The answer is {answer}", annotations=False),
+                   "Step {number}: {text}", " ", "The answer is {answer}", annotations=False, cue=" Next: "),
     "chat": Template("{question}\n\nThink step by step. End with a line '#### ' and the answer.",
                      "{question}\n\nReply with one line, '#### ' and the answer.",
                      "{text}", "\n", "#### {answer}", chat=True),
@@ -61,8 +64,10 @@ def prompt_for(
     if not layout.chat: return system + layout.between + text if system else text
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("template 'chat' needs a tokenizer with a chat template, and this one has none: use 'plain'")
-    messages = [{"role": "system", "content": system}]*bool(system) + [{"role": "user", "content": text}]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    def chat(*messages): return tokenizer.apply_chat_template([*messages], tokenize=False, add_generation_prompt=True)
+    if not system: return chat({"role": "user", "content": text})
+    try: return chat({"role": "system", "content": system}, {"role": "user", "content": text})
+    except TemplateError: return chat({"role": "user", "content": f"{system}\n\n{text}"})  # Gemma's template refuses system messages
 
 # %% ../nbs/01_templates.ipynb #78dccd7c
 ANNOTATION = re.compile(r"<<([^<>]*)=([^<>=]*)>>")
@@ -87,6 +92,15 @@ def target_for(
     "The completion that a trace asks a student to write."
     parts = parts_of(trace, template)
     return "".join(parts if mode in REASONING else parts[-1:])
+
+# %% ../nbs/01_templates.ipynb #b02a1ea2
+def prompt_for_next(
+    prompt: str,  # of the problem
+    written: str,  # the steps so far, as `parts_of` writes them
+    template: str,  # a name in `TEMPLATES`
+) -> str:
+    "The prompt for one more step."
+    return prompt + written + choose(template, TEMPLATES, "template").cue
 
 # %% ../nbs/01_templates.ipynb #7dd39dc8
 def annotated(expression: str, result: str) -> str:

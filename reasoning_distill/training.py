@@ -234,7 +234,7 @@ def fit(
                               completion_tokens=history.completion_tokens + sum(e.written for e in examples),
                               seconds=history.seconds + time.perf_counter() - start)
             if step + 1 in marks:
-                history = _evaluate(trained, validation, history, {"train": sum(since)/len(since), **watch(student)}, accelerator, config, folder)
+                history = _evaluate(trained, validation, history, sum(since)/len(since), watch, accelerator, config, folder)
                 since = []
             stop(step + 1)
     set_weights(student, load_file(folder/"best"/"model.safetensors"))
@@ -249,16 +249,18 @@ def _steps(plan: list[list[int]], train: Sequence[Encoded], history: History, co
     for step in bar:
         yield step, [train[i] for i in plan[step]], learning_rate(step, len(plan), config)
 
-def _evaluate(trained: Student, validation: Sequence[Encoded], history: History, found: dict[str, float], accelerator: Accelerator,
-              config: FitConfig, folder: Path) -> History:
+def _evaluate(trained: Student, validation: Sequence[Encoded], history: History, value: float, watch: Callable[[Student], dict[str, float]],
+              accelerator: Accelerator, config: FitConfig, folder: Path) -> History:
     "Measure the validation loss, keep the weights if they are the best so far, write a checkpoint."
     start = time.perf_counter()
     loss = validation_loss(trained, validation, accelerator, config)
-    curve = [*history.curve, {"step": history.step, "tokens": history.tokens, "validation": loss, **found}]
+    model = accelerator.unwrap_model(trained.model)
+    found = watch(replace(trained, model=model.eval()))
+    model.train()
+    curve = [*history.curve, {"step": history.step, "tokens": history.tokens, "train": value, "validation": loss, **found}]
     history = replace(history, curve=curve)
     if loss < history.best_loss:
         history = replace(history, best_step=history.step, best_loss=loss)
-        model = accelerator.unwrap_model(trained.model)
         if accelerator.is_main_process:
             with whole_folder(folder/"best") as scratch: save_file(weights_of(model), scratch/"model.safetensors")
     history = replace(history, seconds=history.seconds + time.perf_counter() - start)
@@ -297,6 +299,7 @@ class Outcome:
     report: dict = field(default_factory=dict)  # the method's own account: examples made, traces dropped
     scoring: float = 0.0  # floating-point operations of a teacher that scored the examples
     sampling: float = 0.0  # floating-point operations of a student that wrote its own examples
+    sampling_tokens: int = 0  # that it read and wrote for them
     sampling_seconds: float = 0.0  # wall time of that
 
 # %% ../nbs/40_training.ipynb #3627e83b

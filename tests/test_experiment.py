@@ -13,6 +13,7 @@ import nbformat
 import pytest
 from safetensors.torch import load_file
 
+from reasoning_distill import experiment
 from reasoning_distill.cli import grid, main, notebook_parameters
 from reasoning_distill.config import (
     METHODS,
@@ -23,6 +24,7 @@ from reasoning_distill.config import (
     resolve,
     resolve_base,
     resolve_teacher,
+    styles_config,
     teacher_config,
 )
 from reasoning_distill.core import InputError, to_dict
@@ -113,6 +115,105 @@ def test_the_teacher_does_not_change_what_asks_for_none():
         config = resolve(method, overrides={**TINY, **more})
         return run_key(config, load_task(config.task))
     assert key("answer_only") == key("answer_only", **{"teacher.fit.lr": 0.1}) and key("cot") != key("cot", **{"teacher.fit.lr": 0.1})
+
+
+def code_after(tmp_path, monkeypatch, module, old, new):
+    "What the codes of all methods come to when a module is changed."
+    copy = tmp_path/f"{module.replace('/', '-')}-{len(new)}"
+    shutil.copytree(experiment.PACKAGE, copy)
+    text = (copy/f"{module}.py").read_text()
+    assert old in text
+    (copy/f"{module}.py").write_text(text.replace(old, new))
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "PACKAGE", copy)
+        for cached in (experiment._module, experiment.code_hash): cached.cache_clear()
+        found = {name: experiment.code_of(resolve(name, preset="quick")) for name in METHODS}
+    for cached in (experiment._module, experiment.code_hash): cached.cache_clear()
+    return found
+
+
+def test_a_changed_module_renames_the_runs_that_it_is_part_of(tmp_path, monkeypatch):
+    before = {name: experiment.code_of(resolve(name, preset="quick")) for name in METHODS}
+    def changed(*what):
+        after = code_after(tmp_path, monkeypatch, *what)
+        return {name for name in METHODS if after[name] != before[name]}
+    assert changed("methods/star", "growth**i", "growth**(i + 1)") == {"star"}
+    assert changed("methods/star", '"How the rounds go."', '"How many rounds there are."') == set(), "a docstring"
+    assert changed("report", "100*right/n", "99*right/n") == changed("config", "0.0025", "0.003") == set(), "what comes to is in the run's name"
+    assert changed("methods/orca", "tellings: int = 2", "tellings: int = 3") == {"orca"}
+    assert changed("methods/cot", "given = lessons", "found = given = lessons") == {*METHODS}, "teachers and base students are made by it"
+    assert changed("training", "random.Random(f\"plan/", "random.Random(f\"plans/") == {*METHODS}
+
+
+def test_a_run_has_another_name_when_its_teachers_making_has(tmp_path):
+    splits = load_task(resolve("cot", overrides=TINY).task)
+    def key(method, **more): return run_key(resolve(method, overrides={**TINY, **more}), splits)
+    assert key("cot") != key("cot", **{"teacher.fit.lr": 0.1}) and key("cot") == key("cot", **{"teacher.styles.tokens": 5, "assistant.fit.lr": 0.1})
+    assert key("orca") != key("orca", **{"teacher.styles.tokens": 5}) and key("orca") == key("orca", **{"assistant.fit.lr": 0.1})
+    by_teacher = {"options.curriculum": "teacher"}
+    assert key("orca", **by_teacher) != key("orca", **by_teacher, **{"assistant.fit.lr": 0.1})
+    assert key("cot") != key("cot", **{"base.fit.lr": 0.1}) and key("cot", **{"student.source": "scratch"}) == key(
+        "cot", **{"student.source": "scratch", "teacher.model.source": "base"})
+
+
+def test_the_students_vocabulary_is_in_its_name(tmp_path, make):
+    make().save(tmp_path/"teacher")
+    splits = load_task(resolve("answer_only", overrides=TINY).task)
+    def key(**more): return run_key(resolve("answer_only", overrides={**TINY, **more}), splits)
+    loaded = {"teacher.source": str(tmp_path/"teacher")}
+    assert key() == key(**loaded) and key(**{"student.source": "scratch"}) != key(**{"student.source": "scratch"}, **loaded)
+
+
+def test_other_gold_steps_are_another_run():
+    config = resolve("cot", teacher="gold", overrides=TINY)
+    splits = load_task(config.task)
+    p = splits.train[0]
+    changed = replace(p, gold=replace(p.gold, steps=tuple(replace(s, text="So it is.") for s in p.gold.steps)))
+    assert run_key(config, splits) != run_key(config, replace(splits, train=[changed, *splits.train[1:]]))
+
+
+@pytest.mark.parametrize("method, more", [("classic_kd", {}), ("cot", {"options.filter": "self_consistency"})])
+def test_what_gold_solutions_cannot_give_is_refused_before_anything_runs(tmp_path, method, more):
+    with pytest.raises(InputError, match="gold solution"):
+        distill(resolve(method, teacher="gold", overrides={**TINY, **more}, runs_dir=str(tmp_path)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_grid_leaves_out_what_its_teacher_cannot_do_unless_asked_for():
+    names = [name for _, name, *_ in grid("smoke", ["gsm8k"])]
+    assert "cot" in names and "star" in names and not any("kd" in name for name in names)
+    with pytest.raises(InputError, match="needs the scores"): grid("smoke", ["gsm8k"], ["classic_kd"])
+
+
+def test_quick_is_a_part_of_full():
+    for task in ("arithmetic", "strategy"):
+        quick, full = (resolve("cot", task, preset, seed=0) for preset in ("quick", "full"))
+        splits = load_task(replace(quick.task, base=10, teacher=10, train=10))
+        assert run_key(quick, splits) == run_key(full, splits) and run_folder(quick, splits) == run_folder(full, splits)
+
+
+def test_the_teacher_of_styles_goes_on_from_the_usual_one(tmp_path):
+    config = resolve("orca", overrides={**TINY, "teacher.styles.tokens": 20_000}, runs_dir=str(tmp_path))
+    styles, splits = styles_config(config), load_task(config.task)
+    assert experiment.STARTS["teacher"](styles) == teacher_config(config)
+    record = distill(styles, splits)
+    assert row_name(record).startswith("styles (") and record.config["corpus"] == "styles" and sum(record.metrics["report"]["stages"]) == 0
+    assert {*record.metrics["report"]["styles"]} == {"step by step", "patient teacher", "critical thinker", "domain expert"}
+    begun = open_student(styles, splits)
+    taught = load_file(run_folder(teacher_config(config), splits)/"student"/"model.safetensors")
+    assert all((p == taught[name]).all() for name, p in begun.model.named_parameters())
+
+
+@pytest.mark.parametrize("method, more", [("orca", {}), ("step_by_step", {}), ("step_by_step", {"options.form": "next_step"}), ("contrastive", {})])
+def test_a_record_tells_what_each_way_of_asking_gave(tmp_path, method, more):
+    record = distill(resolve(method, teacher="gold", overrides={**TINY, **more}, runs_dir=str(tmp_path)))
+    metrics = record.metrics
+    assert len(metrics["marks"]) == 40 and set(metrics["marks"]) <= {"0", "1"} and metrics["read"] > 0
+    assert {way: found["strict"]["n"] for way, found in metrics["decodings"].items()} == ({"rationale": 40} if metrics["decoding"] == "label" else {})
+    assert record.tokens["evaluate"] > 0 and record.flops["teacher"] == record.flops["own sampling"] == 0
+    kept = {p.name for p in tmp_path.glob(f"arithmetic/{method}-*/predictions*.jsonl")} - {"predictions.jsonl"}
+    assert kept == {f"predictions-{name}.jsonl" for name in metrics["decodings"]}
+    assert {"training", "evaluation", "teacher", "own sampling", "last start"} == {*record.seconds}
 
 
 def test_distil_from_a_teacher_from_scratch_once(tmp_path):
@@ -312,6 +413,10 @@ def test_a_kernel_that_dies_at_its_start_is_started_again(root, tmp_path, monkey
 def test_a_grid_asks_the_teacher_last():
     names = [" ".join(name) for name in grid("smoke", ["arithmetic"], ["cot", "answer_only"], seeds=[0, 1])]
     assert names == ["arithmetic base", "arithmetic teacher", *(f"arithmetic {m} seed {s}" for m in ("answer_only", "cot") for s in (0, 1))]
+    names = [" ".join(name) for name in grid("smoke", ["arithmetic"], ["orca", "cot_gold", "t5_cot", "answer_only"])]
+    assert names == [f"arithmetic {n}" for n in ("base", "teacher", "answer_only seed 0", "cot_gold seed 0", "t5_cot seed 0", "styles",
+                                                 "orca seed 0")]
+    assert " ".join(map(str, [*grid("smoke", ["arithmetic"], ["answer_only"])][0])) == "arithmetic base"
 
 
 def test_notebook_parameters_are_the_arguments_of_the_call(root):

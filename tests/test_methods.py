@@ -11,7 +11,7 @@ from reasoning_distill.core import InputError, Trace, from_dict
 from reasoning_distill.evaluate import Decoding, evaluate, in_steps, summarise, voted
 from reasoning_distill.methods import star as star_module
 from reasoning_distill.methods.answer_only import AnswerOnlyConfig, answer_only
-from reasoning_distill.methods.classic_kd import ClassicKdConfig, Matched, answer_pairs, classic_kd, kd_loss, trace_pairs
+from reasoning_distill.methods.classic_kd import ClassicKdConfig, Matched, answer_pairs, classic_kd, kd_loss, scores_of, trace_pairs
 from reasoning_distill.methods.contrastive import (
     ContrastiveConfig,
     Pair,
@@ -29,6 +29,7 @@ from reasoning_distill.methods.star import StarConfig, hinted, star
 from reasoning_distill.methods.step_by_step import StepByStepConfig, mean_lengths, pairs, step_by_step, step_examples, two_task_loss
 from reasoning_distill.models.losses import forward_kl, jsd, reverse_kl, score
 from reasoning_distill.models.sampling import Completion
+from reasoning_distill.models.students import Encoded
 from reasoning_distill.tasks.styles import styled
 from reasoning_distill.teachers.local import GoldTeacher, LocalTeacher, collect
 from reasoning_distill.templates import STYLES, read_trace, target_for
@@ -116,7 +117,7 @@ def test_cot_asks_for_samples_and_keeps_the_readable(setup):
     of_steps = outcome.report.pop("by_steps")
     assert outcome.report == {"examples": 120, "traces": 180, "truncated": 0, "no answer": 60, "unknown characters": 0, "kept": 120, "dropped": 0,
                               "undecided": 0}
-    assert sum(r["traces"] for r in of_steps.values()) == 120 and sum(r["questions"] for r in of_steps.values()) == 60
+    assert [sum(r[name] for r in of_steps.values()) for name in ("traces", "traces kept", "questions")] == [180, 120, 60]
     assert sum(t.tokens for t in outcome.traces) == 5*200  # the unreadable were paid for, too
 
 
@@ -199,6 +200,19 @@ def test_ties_are_dropped_and_counted(problems):
     kept, account = keep(traces, problems, "self_consistency")
     assert len(kept) == 2 and account["dropped"] == 8 and account["undecided"] == 2
     assert sum(r["questions kept"] for r in account["by_steps"].values()) == 1
+
+
+def test_verified_asks_for_something_to_verify_and_for_an_answer(problems):
+    p = problems[0]
+    assert not FILTERS["verified"]([replace(p.gold, steps=(), text=""), replace(p.gold, answer="", text="")], p)
+    assert not FILTERS["verified"]([read_trace(f"Because I say so.\n#### {p.answer}", p.id)], p)
+
+
+def test_an_account_is_held_against_all_that_was_bought(setup, problems):
+    hard = {p.id for p in problems[:60] if p.steps == 3}
+    teacher = Scripted(lambda p, j: right(p) if p.id not in hard else "I do not know.")
+    of_steps = lessons(setup(teacher=teacher), CotConfig()).account["by_steps"]
+    assert of_steps["3"]["questions"] == len(hard) and of_steps["3"]["questions kept"] == of_steps["3"]["traces kept"] == 0
 
 
 def test_verified_asks_for_true_steps_too(problems):
@@ -320,7 +334,22 @@ def test_for_answers_the_teacher_sees_its_reasoning_and_the_student_does_not(set
     example = answer_pairs(given, [wrong, replace(wrong, truncated=True), replace(wrong, answer="")])
     decode = given.student.tokenizer.decode
     assert len(example) == 1 and decode(example[0].completion) == f"#### {problems[0].answer}</s>", "the gold answer is the target"
-    assert "<<" in decode(example[0].teacher_prompt) and "<<" not in decode(example[0].prompt) and "1000" not in decode(example[0].teacher_prompt)
+    assert "<<" in decode(example[0].thoughts) and "<<" not in decode(example[0].prompt) and "1000" not in decode(example[0].thoughts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_teachers_thoughts_stand_where_it_would_write_them(setup, oracle, problems, kind):
+    "Behind a decoder's prompt, at the beginning of what an encoder-decoder writes: either way what it would say next is the same as in one text."
+    given = setup(teacher=oracle(kind))
+    golds, model = [p.gold for p in problems[:3]], given.teacher.model
+    found = scores_of(model, answer_pairs(given, golds)).log_softmax(-1)
+    whole = [e.completion for e in trace_pairs(given, golds)]
+    prompts = [e.teacher_prompt for e in trace_pairs(given, golds)]
+    batch = model.batch([Encoded(p, c) for p, c in zip(prompts, whole, strict=True)])
+    ends = [e.completion for e in answer_pairs(given, golds)]
+    everything = model.logits(batch).log_softmax(-1)
+    rows = [everything[i][batch.weights[i] > 0][-len(end):] for i, end in enumerate(ends)]
+    assert torch.allclose(found, torch.cat(rows), atol=1e-4)
 
 
 def test_classic_kd_refuses_a_teacher_without_scores_or_with_other_tokens(setup, oracle):
@@ -375,6 +404,30 @@ def test_every_step_is_learnt_and_not_the_last_alone(make, problems):
     assert len(examples) == sum(len(t.steps) + 1 for t in golds)
 
 
+def test_no_context_has_two_continuations(make, problems, monkeypatch):
+    "Where a step ends a decoder has to stop, and where the next begins it has to go on: without a cue that is the same place."
+    from reasoning_distill.methods import step_by_step as module
+    def twice(student):
+        examples = step_examples(student, [problems[0].gold], problems, "plain")
+        contexts = [(*e.prompt, *e.completion[:i]) for e in examples for i in range(len(e.completion))]
+        return len(contexts) - len(set(contexts))
+    assert twice(make()) == 0
+    monkeypatch.setattr(module, "prompt_for_next", lambda prompt, written, template: prompt + written)
+    assert twice(make()) == len(problems[0].gold.steps)
+
+
+def test_a_step_has_its_own_limit_whatever_the_company(make, monkeypatch):
+    from reasoning_distill import evaluate as module
+    student = make()
+    long = student.tokenizer("Ann has 3 eggs.\n"*30).input_ids
+    def scripted(student, prompts, keys, max_new_tokens, **how):
+        return [Completion(student.tokenizer.decode(ids := long[:n]), ids, False) for n in ((90, 20), (90, 20))[0][:len(prompts)]]
+    monkeypatch.setattr(module, "sample", scripted)
+    (alone,), _ = in_steps(student, ["a "], ["a"], "plain", 100, temperature=0.0)
+    (beside, _), _ = in_steps(student, ["a ", "b "], ["a", "b"], "plain", 100, temperature=0.0)
+    assert len(alone.ids) == len(beside.ids) == 100 and alone.text == beside.text and alone.truncated
+
+
 def test_steps_are_asked_for_until_an_answer_stands_there(make, monkeypatch):
     from reasoning_distill import evaluate as module
     replies = iter([["A is 1.\n", "B is 2.\n", "C is 3.\n"], ["#### 1", "B is 3.\n", "cut"], ["#### 3"]])
@@ -383,9 +436,10 @@ def test_steps_are_asked_for_until_an_answer_stands_there(make, monkeypatch):
         asked.append([*prompts])
         return [Completion(text, [5]*4, text == "cut") for text in next(replies)]
     monkeypatch.setattr(module, "sample", scripted)
-    found, read = in_steps(make(), ["a ", "b ", "c "], ["a", "b", "c"], temperature=0.0)
-    assert asked == [["a ", "b ", "c "], ["a A is 1.\n", "b B is 2.\n", "c C is 3.\n"], ["b B is 2.\nB is 3.\n"]]
-    assert [c.text for c in found] == ["A is 1.\n#### 1", "B is 2.\nB is 3.\n#### 3", "C is 3.\ncut"] and [c.truncated for c in found] == [False,
+    found, read = in_steps(make(), ["a ", "b ", "c "], ["a", "b", "c"], "plain", temperature=0.0)
+    assert [[p.removesuffix("Next:\n") for p in row] for row in asked] == [["a ", "b ", "c "], ["a A is 1.\n", "b B is 2.\n", "c C is 3.\n"],
+                                                                           ["b B is 2.\nB is 3.\n"]]
+    assert [c.text for c in found] == ["A is 1.\n#### 1", "B is 2.\nB is 3.\n#### 3", "C is 3.\ncut\n"] and [c.truncated for c in found] == [False,
                                                                                                                                            False,
                                                                                                                                            True]
     assert read[1] > read[0] and len(found[1].ids) == 12
@@ -394,7 +448,18 @@ def test_steps_are_asked_for_until_an_answer_stands_there(make, monkeypatch):
 def test_steps_end_at_the_limit(make, problems):
     "An untrained student never comes to an answer; it has to be stopped, and that has to be counted."
     result = summarise(evaluate(make(), problems[:4], "next_step", "plain", max_new_tokens=30))
-    assert result["truncated"] == 1 and 30 <= result["tokens"] <= 60
+    assert result["truncated"] == 1 and result["tokens"] == 30
+
+
+def test_watching_is_done_without_dropout(setup, monkeypatch):
+    from reasoning_distill.methods import contrastive as module
+    modes = []
+    def spy(student, tried, template):
+        modes.append(student.model.training)
+        return likelihoods(student, tried, template)
+    monkeypatch.setattr(module, "likelihoods", spy)
+    contrastive(setup(), ContrastiveConfig())
+    assert len(modes) == 5 and not any(modes)
 
 
 def test_a_vote_counts_values_and_its_whole_price(make, problems):
@@ -542,6 +607,17 @@ def test_sampled_negatives_are_the_teachers_own_for_the_same_question(problems):
     made = negatives(good, problems, ContrastiveConfig(negatives="sampled"), 0, [*good, *bad[:3], replace(bad[3], truncated=True)])
     assert [m and m[1].answer for m in made] == ["1000"]*3 + [None]*2 and all(m[1].problem == t.problem for m,
                                                                               t in zip(made, good, strict=False) if m)
+
+
+def test_what_is_not_known_to_be_wrong_is_no_negative(problems):
+    paris = replace(problems[0], answer="Paris", gold=None)
+    texts = [replace(problems[0].gold, answer=a, steps=()) for a in ("Paris", "Paris, France", "London")]
+    made = negatives(texts[:1], [paris], ContrastiveConfig(negatives="sampled"), 0, texts)
+    assert [m[1].answer for m in made] == ["London"]
+
+
+def test_contrastive_without_a_negative_says_so(setup):
+    with pytest.raises(InputError, match="has a negative"): contrastive(setup(), ContrastiveConfig(negatives="sampled"))
 
 
 def test_the_margin_is_on_means_and_ends_where_it_is_reached(make):

@@ -22,6 +22,7 @@ from ..tasks.corrupt import KINDS, corrupt
 from ..templates import prompt_for, target_for
 from ..traces import FILTERS, Asking, lessons, trace_examples, weights_for
 from ..training import Outcome, Setup, fit
+from ..verify.answers import check_answer
 
 # %% ../../nbs/methods/56_contrastive.ipynb #515df4c1
 ERRORS = tuple(k for k in KINDS if k != "redundant step")  # the four kinds; a redundant step is no error
@@ -102,8 +103,10 @@ def negatives(
         turns = [config.kinds[i % len(config.kinds):] + config.kinds[:i % len(config.kinds)] for i in range(len(positives))]
         return [corrupted(asked[t.problem], t, kinds, rng) for t, kinds in zip(positives, turns, strict=True)]
     for t in sampled:
-        if t.answer and not t.truncated and t.problem in asked and not FILTERS["gold"]([t], asked[t.problem]): wrong[t.problem].append(t)
+        if t.answer and not t.truncated and t.problem in asked and _is_wrong(t, asked[t.problem]): wrong[t.problem].append(t)
     return [("sampled", rng.choice(wrong[t.problem])) if wrong[t.problem] else None for t in positives]
+
+def _is_wrong(trace: Trace, problem: Problem) -> bool: return check_answer(f"#### {trace.answer}", problem.answer).status == "wrong"
 
 def paired(
     student: Student,
@@ -148,11 +151,15 @@ def ranking(found: Sequence[tuple[float, float, str]]) -> dict[str, float]:  # k
 def contrastive(setup: Setup, config: ContrastiveConfig) -> Outcome:
     "Learn verified traces, and to tell them from wrong ones."
     given, student = lessons(setup, config), setup.student
-    others = negatives(given.train, setup.train, config, setup.seed, given.bought)
+    others = negatives(given.train, setup.train, config, setup.seed, given.bought) if config.weight else [None]*len(given.train)
     train = paired(student, given.train, others, setup.train, setup.template, weights_for(given.train, config))
+    if config.weight and not any(e.rejected for e in train):
+        raise InputError(f"none of {len(train)} traces has a negative (negatives = {config.negatives!r}): use a teacher that errs for 'sampled', "
+                         "annotated calculations for 'corrupted', or method cot")
     validation = trace_examples(student, given.validation, setup.validation, setup.template)
     tried = trials(setup.validation, given.validation, setup.seed)
-    before, few = ranking(likelihoods(student, tried, setup.template)), tried[::max(1, len(tried)//64)]
+    before = ranking(likelihoods(student, tried, setup.template))
+    few = random.Random(f"few/{setup.seed}").sample(tried, min(64, len(tried)))
 
     def watch(student):
         found = likelihoods(student, few, setup.template)

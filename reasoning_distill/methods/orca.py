@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ..core import InputError, Problem, Trace, check_range, choose
 from ..evaluate import Decoding
 from ..templates import STYLES
-from ..traces import Asking, Lessons, lessons, levels, trace_examples, weights_for
+from ..traces import Asking, Lessons, ask, check_lessons, levels, trace_examples, weights_for
 from ..training import Outcome, Setup, fit
 
 # %% ../../nbs/methods/55_orca.ipynb #92ffb7dd
@@ -49,12 +49,12 @@ def assigned(
 
 def explained(setup: Setup, config: OrcaConfig, teacher: object) -> Lessons:
     "A teacher's explanations in all styles."
-    given = [lessons(replace(setup, train=part, validation=held_out), config, style, teacher) for (style, part), held_out in
-             zip(assigned(setup.train, config.tellings).items(), assigned(setup.validation, 1).values(), strict=True) if part and held_out]
-    if not given: raise InputError(f"{len(setup.validation)} validation problems are too few for {len(STYLES)} styles: ask for more")
-    account = {style: {k: v for k, v in g.account.items() if k != "by_steps"} for style, g in zip(STYLES, given, strict=False)}
+    given = [ask(replace(setup, train=part, validation=held_out), config, style, teacher) for (style, part), held_out in
+             zip(assigned(setup.train, config.tellings).items(), assigned(setup.validation, 1).values(), strict=True)]
     train, validation, bought = (sum((getattr(g, name) for g in given), []) for name in ("train", "validation", "bought"))
-    return Lessons(train, validation, bought, account)
+    found = Lessons(train, validation, bought, {style: g.account for style, g in zip(STYLES, given, strict=True)})
+    check_lessons(found, config, setup)
+    return found
 
 # %% ../../nbs/methods/55_orca.ipynb #fd19455a
 def stages_of(
@@ -77,7 +77,8 @@ def orca(setup: Setup, config: OrcaConfig) -> Outcome:
     traces = [*(before.train if before else ()), *given.train]
     stages = {"difficulty": lambda: stages_of(traces, setup.train, config.levels, config.cumulative), "shuffled": lambda: [],
               "teacher": lambda: [range(len(before.train)), range(len(before.train), len(traces))]}[config.curriculum]()
-    train = trace_examples(setup.student, traces, setup.train, setup.template, weights_for(traces, config))
+    train = trace_examples(setup.student, traces, setup.train, setup.template,
+                           [w for g in (before, given) if g for w in weights_for(g.train, config)])
     validation = trace_examples(setup.student, given.validation, setup.validation, setup.template)
     history = fit(setup.student, train, validation, setup.fit, setup.seed, setup.folder/"checkpoints", stages=stages)
     account = {"examples": len(train), "stages": [len(s) for s in stages], "styles": given.account}

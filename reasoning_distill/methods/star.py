@@ -16,7 +16,7 @@ from ..evaluate import Decoding, evaluate, rate
 from ..models.sampling import sample
 from ..models.students import Encoded, Student, forward_flops
 from ..templates import prompt_for, read_trace, target_for
-from ..traces import Asking, keep, lessons, trace_examples
+from ..traces import Asking, keep, learnable, lessons, trace_examples
 from ..training import Outcome, Setup, chained, fit, set_weights, weights_of
 from ..verify.verifier import verify_trace
 
@@ -30,7 +30,7 @@ class StarConfig:
     growth: float = 1.2  # each round trains on so many times the tokens of the one before
     questions: int = 2000  # at most so many training questions are asked, the same ones in each round
     temperature: float = 0.2  # of the student: near-greedy
-    max_new_tokens: int = 128  # limit of a trace
+    max_new_tokens: int = 256  # limit of a trace
     rationalise: bool = True  # try again with a hint where the answer was wrong
     accept: str = "answer"  # 'answer': the answer is right (the paper); 'steps': and no step is at fault
     warm_traces: int = 500  # training questions of which the teacher shows one trace, if it is right
@@ -64,7 +64,7 @@ def attempts(
     read = [len(ids) for ids in student.encode_prompts(prompts)]
     traces = [read_trace(c.text, p.id, source="student", prompt_tokens=n, tokens=len(c.ids), truncated=c.truncated)
               for p, c, n in zip(problems, written, read, strict=True)]
-    accepted = {t.problem for t in keep([t for t in traces if not t.truncated], problems, ACCEPT[config.accept])[0]}
+    accepted = {t.problem for t in keep(learnable(traces, student, template)[0], problems, ACCEPT[config.accept])[0]}
     return traces, [p for p in problems if p.id not in accepted]
 
 # %% ../../nbs/methods/54_star.ipynb #4e9b90f7
@@ -100,21 +100,24 @@ def star(setup: Setup, config: StarConfig) -> Outcome:
     histories = [fit(student, _warm(setup, known.train), validation, _tokens(setup, config.warm_share), setup.seed,
                      setup.folder/"checkpoints"/"warm")]
     base, asked = weights_of(student.model), random.Random(f"star/{setup.seed}").sample(setup.train, min(config.questions, len(setup.train)))
+    warm = _solves(student, setup, config)
     for i, share in enumerate(shares(config.iterations, config.growth)):
         clock = time.perf_counter()
         found = ask_round(student, asked, setup.template, config, setup.seed + i)
-        cost.append((forward_flops(student, sum(t.prompt_tokens for t in found.wrote), sum(t.tokens for t in found.wrote)),
-                     time.perf_counter() - clock))
+        cost.append((sum(t.prompt_tokens for t in found.wrote), sum(t.tokens for t in found.wrote), time.perf_counter() - clock))
         ended = _ended(found, rounds, config)
+        if not ended:
+            set_weights(student, base)
+            train = trace_examples(student, found.kept, asked, setup.template)
+            histories.append(fit(student, train, validation, _tokens(setup, share*(1 - config.warm_share)), setup.seed + i,
+                                 setup.folder/"checkpoints"/f"round-{i + 1}"))
         rounds.append({"iteration": i + 1, **found.account, "trained": not ended, "validation": _solves(student, setup, config)})
         if ended: break
-        set_weights(student, base)
-        train = trace_examples(student, found.kept, asked, setup.template)
-        histories.append(fit(student, train, validation, _tokens(setup, share*(1 - config.warm_share)), setup.seed + i,
-                             setup.folder/"checkpoints"/f"round-{i + 1}"))
-    report = {"examples": sum(r["solved"] + r["rationalised"] for r in rounds), "warm": len(known.train), "rounds": rounds,
-              "validation": _solves(student, setup, config)}
-    return Outcome(chained(histories), known.bought, report, sampling=sum(c for c, _ in cost), sampling_seconds=sum(s for _, s in cost))
+    report = {"examples": sum(r["solved"] + r["rationalised"] for r in rounds if r["trained"]),
+              "warm": {"traces": len(known.train), "validation": warm}, "rounds": rounds}
+    read, written, seconds = (sum(part) for part in zip(*cost, strict=True))
+    return Outcome(chained(histories), known.bought, report, sampling=forward_flops(student, read, written), sampling_tokens=read + written,
+                   sampling_seconds=seconds)
 
 def _warm(setup: Setup, traces: Sequence[Trace]) -> list[Encoded]:  # each trace behind the question, and behind the question with a hint
     hints = [hinted(p) for p in setup.train]

@@ -16,7 +16,7 @@ from ..core import Problem, Trace, check_range, choose
 from ..evaluate import Decoding
 from ..models.losses import Loss, lm_loss
 from ..models.students import Encoded, Student
-from ..templates import parts_of, prompt_for, target_for
+from ..templates import parts_of, prompt_for, prompt_for_next, target_for
 from ..traces import Asking, lessons, trace_examples, weights_for
 from ..training import Outcome, Setup, fit
 
@@ -99,7 +99,7 @@ def step_examples(
     "Question and steps so far → the next step."
     asked = {p.id: prompt_for(p, "reason", template, student.tokenizer) for p in problems}
     told = [(t.problem, parts_of(t, template), w) for t, w in zip(traces, weights or [1.0]*len(traces), strict=True)]
-    rows = [(asked[id] + "".join(parts[:i]), part, w) for id, parts, w in told for i, part in enumerate(parts)]
+    rows = [(prompt_for_next(asked[id], "".join(parts[:i]), template), part, w) for id, parts, w in told for i, part in enumerate(parts)]
     return student.encode(*zip(*rows, strict=True)) if rows else []
 
 # %% ../../nbs/methods/53_step_by_step.ipynb #c2dedec1

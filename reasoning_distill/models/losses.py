@@ -32,7 +32,7 @@ def forward_kl(
     student: torch.Tensor,  # logits, (N, V)
     temperature: float = 1.0,  # both are divided by it
 ) -> torch.Tensor:  # KL(P || Q), nats, (N,)
-    "What the student loses where the teacher would speak."
+    "Large where the teacher gives probability and the student does not."
     p, q = ((logits.float()/temperature).log_softmax(-1) for logits in (teacher, student))
     return (p.exp()*(p - q)).sum(-1)
 
@@ -41,7 +41,7 @@ def reverse_kl(
     student: torch.Tensor,  # logits, (N, V)
     temperature: float = 1.0,
 ) -> torch.Tensor:  # KL(Q || P), nats, (N,)
-    "What the student says that the teacher would not."
+    "Large where the student gives probability and the teacher does not."
     return forward_kl(student, teacher, temperature)
 
 def jsd(
@@ -50,7 +50,7 @@ def jsd(
     beta: float = 0.5,  # share of the teacher in the mixture; 0: forward KL, 1: reverse KL
     temperature: float = 1.0,
 ) -> torch.Tensor:  # nats, (N,)
-    "The generalised Jensen-Shannon divergence, with the two KLs for its ends."
+    "The generalised Jensen-Shannon divergence; it tends to 0 towards either end, and at exactly 0 and 1 the KLs stand in for it."
     if not 0 <= beta <= 1: raise InputError(f"beta = {beta} is out of range: expected 0 (forward KL) to 1 (reverse KL)")
     if beta in (0, 1): return (reverse_kl if beta else forward_kl)(teacher, student, temperature)
     p, q = ((logits.float()/temperature).log_softmax(-1) for logits in (teacher, student))

@@ -39,7 +39,8 @@ def _critical(step: Step) -> str:
     back = turned_round(step)
     return f"{step.text} Check: {back or f'{step.expression}, {step.result}'}."
 
-TELL = dict(zip(STYLES, (lambda step: step.text, _patient, _critical, lambda step: annotated(step.expression, step.result)), strict=True))
+TELL = dict(zip(STYLES, (lambda step: step.text, _patient, _critical, lambda step: f"{step.expression} = {annotated(step.expression, step.result)}"),
+                strict=True))
 
 def styled(
     trace: Trace,  # a gold trace; a step without a calculation stays as it is
