@@ -6,7 +6,7 @@
 __all__ = ['CONTROLS', 'PREDICTIONS', 'COLOURS', 'LINES', 'READABLE', 'read_records', 'belongs', 'flat', 'row_name', 'rows_of',
            'ways_of', 'pooled', 'benchmark_table', 'by_steps', 'by_family', 'groups_table', 'paired_table',
            'readable_pairs', 'time_table', 'predictions_table', 'readable_table', 'printed', 'write_table',
-           'loss_figure', 'write_figure', 'tables_of', 'keep_records', 'kept_records', 'report']
+           'loss_figure', 'write_figure', 'tables_of', 'in_markdown', 'keep_records', 'kept_records', 'report']
 
 # %% ../nbs/62_report.ipynb #e5fc804b
 import io
@@ -252,7 +252,7 @@ def loss_figure(records: Sequence[RunRecord]) -> Figure:
     tasks = sorted({task for task, _ in rows}, key=[*TASKS].index)
     if not tasks: raise InputError("no student's record to plot: run a method first")
     names = [*dict.fromkeys(name for _, name in rows)]
-    fig, axes = plt.subplots(1, len(tasks), figsize=(3.4*len(tasks) + 1, 3 + 0.2*math.ceil(len(names)/4)), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(1, len(tasks), figsize=(max(7, 3.4*len(tasks) + 1), 3 + 0.2*math.ceil(len(names)/4)), layout="constrained", squeeze=False)
     for ax, task in zip(axes[0], tasks, strict=True):
         for (of, name), row in rows.items():
             for r in row if of == task else ():
@@ -286,6 +286,10 @@ def tables_of(records: Sequence[RunRecord]) -> dict[str, pd.DataFrame]:  # by na
     "All tables that follow from records."
     return {"benchmark": benchmark_table(records), "by_steps": groups_table(records, by_steps), "by_family": groups_table(records, by_family),
             "paired": paired_table(records), "time": time_table(records), "predictions": predictions_table(records)}
+
+def in_markdown(tables: dict[str, pd.DataFrame]) -> dict[str, str]:  # by name
+    "Tables of `tables_of` as people read them."
+    return {name: READABLE[name](table).to_markdown(index=False, disable_numparse=True) for name, table in tables.items()}
 
 def keep_records(records: Sequence[RunRecord], path: str | Path) -> Path:  # the path written
     "Write records so that tables can be made where the runs are not; without paths of the machine they were made on."

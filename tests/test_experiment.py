@@ -40,7 +40,7 @@ from reasoning_distill.landscape import (
     study_teacher,
     write_landscape,
 )
-from reasoning_distill.report import benchmark_table, report, row_name, rows_of
+from reasoning_distill.report import benchmark_table, in_markdown, kept_records, report, row_name, rows_of, tables_of
 from reasoning_distill.tasks.splits import TASKS, load_task
 
 TINY = {"task.base": 200, "task.teacher": 300, "task.train": 60, "task.validation": 20, "task.test": 40, "task.hard": 10, "task.shift": 10,
@@ -275,6 +275,19 @@ def test_the_committed_landscape_follows_from_the_kept_records(root):
         assert readable(table).to_markdown(index=False, disable_numparse=True) in (root/"paper"/"tables"/f"landscape_{name}.md").read_text()
     required = [met for scope, met in zip(tables["gate"].scope, tables["gate"].met, strict=True) if scope in ("arithmetic", "average")]
     assert gate_holds(tables["gate"]) and len(required) == 6 and all(required)
+
+
+def test_the_committed_report_follows_from_the_kept_records(root):
+    for name, text in in_markdown(tables_of(kept_records(root/"paper"/"records"/"benchmark.jsonl"))).items():
+        assert text in (root/"paper"/"tables"/f"{name}.md").read_text(), name
+
+
+def test_the_report_notebook_runs_as_it_stands(root, tmp_path):
+    distill(resolve("answer_only", overrides=TINY, runs_dir=str(tmp_path)))
+    places = {name: str(tmp_path/"out") for name in ("tables_dir", "figures_dir", "records_dir")}
+    code, said = finish(papermill(root/"nbs"/"experiments"/"report.ipynb", tmp_path/"out.ipynb", {"runs_dir": tmp_path, **places}, cwd=tmp_path))
+    assert code == 0, said
+    assert {p.stem for p in (tmp_path/"out").iterdir()} == {"benchmark", "by_steps", "by_family", "paired", "predictions", "time", "loss"}
 
 
 @pytest.mark.parametrize("draw", ["3 3", "x", "", "-1", "1.5"])
