@@ -252,7 +252,8 @@ def loss_figure(records: Sequence[RunRecord]) -> Figure:
     tasks = sorted({task for task, _ in rows}, key=[*TASKS].index)
     if not tasks: raise InputError("no student's record to plot: run a method first")
     names = [*dict.fromkeys(name for _, name in rows)]
-    fig, axes = plt.subplots(1, len(tasks), figsize=(max(7, 3.4*len(tasks) + 1), 3 + 0.2*math.ceil(len(names)/4)), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(1, len(tasks), figsize=(max(7, 3.4*len(tasks) + 1), 3 + 0.2*math.ceil(len(names)/4)), layout="constrained",
+                             squeeze=False)
     for ax, task in zip(axes[0], tasks, strict=True):
         for (of, name), row in rows.items():
             for r in row if of == task else ():
