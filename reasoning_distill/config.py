@@ -21,6 +21,8 @@ from .methods.answer_only import AnswerOnlyConfig, answer_only
 from .methods.classic_kd import ClassicKdConfig, classic_kd
 from .methods.contrastive import ContrastiveConfig, contrastive
 from .methods.cot import CotConfig, cot
+from .methods.feedback import FeedbackConfig, feedback
+from .methods.on_policy import OnPolicyConfig, on_policy
 from .methods.orca import OrcaConfig, orca
 from .methods.star import StarConfig, star
 from .methods.step_by_step import StepByStepConfig, step_by_step
@@ -45,6 +47,8 @@ METHODS = {
     "star": Method(StarConfig, star),
     "orca": Method(OrcaConfig, orca),
     "contrastive": Method(ContrastiveConfig, contrastive),
+    "feedback": Method(FeedbackConfig, feedback),
+    "on_policy": Method(OnPolicyConfig, on_policy),
 }
 T5 = {"student.kind": "encoder-decoder"}
 VARIANTS = {  # name → method and what is changed
@@ -59,6 +63,17 @@ VARIANTS = {  # name → method and what is changed
     "orca_teachers": ("orca", {"options.curriculum": "teacher"}),
     "contrastive_sampled": ("contrastive", {"options.negatives": "sampled"}),
     "contrastive_unanchored": ("contrastive", {"options.anchor": 0.0, "options.weight": 1.0}),
+    "feedback_off": ("feedback", {"options.repair": False, "options.asks": 0, "options.prune": False, "options.drop": False, "options.rounds": 1}),
+    "feedback_without_repair": ("feedback", {"options.repair": False}),
+    "feedback_without_asking": ("feedback", {"options.asks": 0}),
+    "feedback_without_pruning": ("feedback", {"options.prune": False}),
+    "feedback_without_dropping": ("feedback", {"options.drop": False}),
+    "feedback_one_round": ("feedback", {"options.rounds": 1}),
+    "on_policy_sampled": ("on_policy", {"options.estimator": "sampled"}),
+    "on_policy_jsd": ("on_policy", {"options.beta": 0.5}),
+    "on_policy_verified": ("on_policy", {"options.filter": "verified"}),
+    "on_policy_reward": ("on_policy", {"options.filter": "verified", "options.reward": 0.5}),
+    "reward_only": ("on_policy", {"options.distance": 0.0, "options.reward": 1.0}),
     "t5_answer_only": ("answer_only", T5),
     "t5_cot": ("cot", T5),
     "t5_step_by_step": ("step_by_step", T5),

@@ -9,7 +9,7 @@ __all__ = ['Draw', 'block_of', 'drop_blocks', 'fit_online']
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch

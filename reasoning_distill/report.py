@@ -139,7 +139,8 @@ def groups_table(
                          for (task, name), row in rows_of(records).items() for group in groups(row[0].metrics)])
 
 # %% ../nbs/62_report.ipynb #d6be1142
-CONTROLS = {"contrastive": ("cot_verified",), "orca": ("orca_shuffled",), "star": ("star_without_hints",)}  # the same without what the row is about
+CONTROLS = {"contrastive": ("cot_verified",), "orca": ("orca_shuffled",), "star": ("star_without_hints",),
+            "feedback": ("feedback_off", "cot_gold")}  # the same without what the row is about
 
 def paired_table(
     records: Sequence[RunRecord],
@@ -196,6 +197,8 @@ PREDICTIONS = {
     "star": "Well below cot: few own traces are right at first, hints bring false steps, and the rounds share the tokens.",
     "orca": "Below cot: messages and longer explanations leave room for fewer questions. The order helps no more than shuffling.",
     "contrastive": "Good traces ranked above bad ones far more often than before; accuracy about that of cot_gold, from half the examples.",
+    "feedback": "About cot_gold or a little above, with more right traces of the family that the teacher misreads; chains hardly shorter.",
+    "on_policy": "A little below cot for the same tokens: nearer to its teacher on its own ground, the teacher's misreading included.",
 }
 
 def predictions_table(records: Sequence[RunRecord]) -> pd.DataFrame:  # method, expected, found

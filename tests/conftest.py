@@ -1,14 +1,19 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from reasoning_distill.core import Step, Trace, write_jsonl
 from reasoning_distill.models.students import ModelConfig, build_student
 from reasoning_distill.tasks.arithmetic import arithmetic_task
 from reasoning_distill.tasks.generate import generate
-from reasoning_distill.templates import prompt_for, target_for
+from reasoning_distill.tasks.styles import styled
+from reasoning_distill.teachers.local import GoldTeacher, LocalTeacher
+from reasoning_distill.templates import prompt_for, read_trace, target_for
+from reasoning_distill.training import FitConfig, Setup
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("decoder", "encoder-decoder")
@@ -35,6 +40,44 @@ def make(texts):
     def build(kind="decoder", seed=0, **settings):
         return build_student(ModelConfig(kind=kind, **{"width": 32, "layers": 1, "heads": 2, "vocabulary": 400, **settings}), seed, texts=texts)
     return build
+
+
+@pytest.fixture
+def setup(make, problems, tmp_path):
+    def build(kind="decoder", teacher=None):
+        return Setup(make(kind), teacher or GoldTeacher(), problems[:60], problems[60:80], "plain", FitConfig(tokens=9000, evaluations=3), 0,
+                     tmp_path/"run", tmp_path/"traces")
+    return build
+
+
+class Scripted:
+    "A teacher whose replies are known."
+    name, key, model = "scripted", "scripted", None
+
+    def __init__(self, reply): self.reply, self.asked = reply, []
+
+    def traces(self, problems, samples, temperature, max_new_tokens, seed, style=""):
+        self.asked.append((len(problems), samples, temperature))
+        return [read_trace(self.reply(p, j), p.id, source=self.name, sample=j, prompt_tokens=10, tokens=5, style=style)
+                for p in problems for j in range(samples)]
+
+
+class Oracle(LocalTeacher):
+    "Writes what the generator wrote and has the scores of an untrained model."
+    def traces(self, problems, samples, temperature, max_new_tokens, seed, style=""):
+        return [replace(styled(p.gold, style) if style else p.gold, sample=j, tokens=9) for p in problems for j in range(samples)]
+
+
+@pytest.fixture
+def oracle(make):
+    def build(kind="decoder", **settings): return Oracle(make(kind, seed=7, **settings), "plain", key=f"oracle-{kind}-{settings}")
+    return build
+
+
+def weights(student): return torch.cat([p.detach().flatten() for p in student.model.parameters()])
+
+
+def right(p, sample=0): return target_for(p.gold, "reason", "plain")
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ __all__ = ['CHANGES', 'Failure', 'FeedbackConfig', 'verdict_on', 'at_fault', 'me
 # %% ../../nbs/methods/57_feedback.ipynb #fb5f358b
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..core import InputError, Problem, Step, Trace, check_range, fingerprint
 from ..evaluate import Decoding, evaluate
+from ..expressions import value_of
 from ..models.sampling import sample
 from ..models.students import forward_flops
 from ..tasks.corrupt import KINDS, carry_on, revise, same
@@ -22,7 +23,6 @@ from ..teachers.local import LocalTeacher, Teacher, collect
 from ..templates import ANNOTATION, TEMPLATES, parts_of, prompt_for, read_trace
 from ..traces import Asking, Lessons, ask, check_lessons, learnable, trace_examples, weights_for
 from ..training import Outcome, Setup, chained, fit
-from ..expressions import value_of
 from ..verify.coherence import misfits
 from ..verify.faithfulness import needed
 from ..verify.verifier import TraceVerdict, steps_of, verify_trace
@@ -57,8 +57,8 @@ def verdict_on(trace: Trace, problem: Problem) -> TraceVerdict:
     return verify_trace(problem.question, trace, problem.answer, facts=problem.facts)
 
 def at_fault(verdict: TraceVerdict) -> bool:
-    "Whether a trace is known to be wrong, in its answer or on the way."
-    return verdict.correct == "wrong" or verdict.first_wrong_step is not None
+    "Whether a trace is known to be wrong, in its answer or on the way, or has no answer."
+    return verdict.correct == "wrong" or not verdict.extracted or verdict.first_wrong_step is not None
 
 # %% ../../nbs/methods/57_feedback.ipynb #c2869be6
 CHANGES = ("wrong operation", "wrong interpretation")  # kinds of single errors that the same kind of edit undoes
@@ -118,7 +118,7 @@ Failure = tuple[Problem, Trace, TraceVerdict]  # a question, what was written fo
 def complaint(trace: Trace, verdict: TraceVerdict) -> str:
     "What is wrong with an attempt, as far as it is known."
     answer = f"The answer {trace.answer} is wrong." if trace.answer else "It comes to no answer."
-    if verdict.correct != "wrong": answer = ""
+    if verdict.extracted and verdict.correct != "wrong": answer = ""
     step = f"Step {verdict.first_wrong_step + 1} is doubtful: {verdict.error_type}." if verdict.first_wrong_step is not None else ""
     return " ".join(filter(None, (answer, step)))
 
@@ -236,7 +236,8 @@ def failures_of(setup: Setup, config: FeedbackConfig, seed: int) -> tuple[list[T
     "What the student gets wrong among training questions."
     clock, few = time.perf_counter(), random.Random(f"feedback/{seed}").sample(setup.train, min(config.questions, len(setup.train)))
     found = evaluate(setup.student, few, "reason", setup.template, config.max_new_tokens)
-    failed = [read_trace(f.text, f.problem, source="student", truncated=f.truncated) for f in found if f.strict.status == "wrong"]
+    failed = [read_trace(f.text, f.problem, source="student", truncated=f.truncated) for f in found
+              if f.strict.status == "wrong" or not f.strict.extracted]
     return failed, sum(f.read for f in found), sum(f.tokens for f in found), time.perf_counter() - clock
 
 def feedback(setup: Setup, config: FeedbackConfig) -> Outcome:

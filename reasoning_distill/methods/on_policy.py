@@ -23,7 +23,7 @@ from ..models.students import Encoded, Student, check_same_vocabulary, forward_f
 from ..online import fit_online
 from ..teachers.local import LocalTeacher
 from ..templates import prompt_for
-from ..traces import FILTERS, Asking, lessons, trace_examples, weights_for
+from ..traces import Asking, lessons, trace_examples, weights_for
 from ..training import Outcome, Setup, chained, fit
 from ..verify.answers import check_answer
 
@@ -31,35 +31,31 @@ from ..verify.answers import check_answer
 ESTIMATORS = ("exact", "sampled")
 
 @dataclass(frozen=True)
-class OnPolicyConfig:
-    "How the student samples, and what it hears about that."
+class OnPolicyConfig(Asking):
+    "How the student samples, and what it hears about that; what is asked of the teacher is for the warm start."
     estimator: str = "exact"  # 'exact': over the whole vocabulary; 'sampled': from the log-probabilities of single tokens
     beta: float = 1.0  # of the exact divergence: 1 reverse KL, 0 forward KL, JSD between
     share: float = 1.0  # of the student's samples among the examples; the others are the teacher's traces, for 'exact' alone
     distance: float = 1.0  # weight of the distance to the teacher; 0: only the reward counts
     reward: float = 0.0  # weight of a right answer, nats; a sample counts by how much better it is than the others of its question
-    samples: int = 4  # of the student, a question
-    temperature: float = 1.0  # of the student
+    tries: int = 4  # samples of the student a question, at temperature 1
+    longest: int = 128  # limit of such a sample, tokens
     refresh: int = 8  # optimiser steps between samplings
     lr: float = 0.3  # learning rate after the warm start, as a multiple of fit.lr
     warm_share: float = 0.4  # of the token budget, for the warm start on the teacher's traces
-    filter: str = "none"  # of those traces, a name in `traces.FILTERS`
-    traces: int = 1  # of the teacher, a question, for the warm start; greedy if it is one
     collapse: float = 0.02  # stop when the student's entropy falls below this share of the teacher's
-    max_new_tokens: int = 128  # limit of a sample
     needs = ("teacher", "scores")
     decodings = {"reason": Decoding("reason")}
 
     def __post_init__(self):
+        super().__post_init__()
         choose(self.estimator, dict.fromkeys(ESTIMATORS), "estimator")
-        choose(self.filter, FILTERS, "filter")
         check_range(self, 0, 1, "beta", "share", "collapse")
         check_range(self, 0, None, "distance", "reward", "lr")
-        check_range(self, 1e-3, None, "temperature")
-        check_range(self, 1, None, "samples", "refresh", "max_new_tokens", "traces")
+        check_range(self, 1, None, "tries", "refresh", "longest")
         check_range(self, 0.01, 0.99, "warm_share")
         if not self.distance and not self.reward: raise InputError("distance and reward are both 0: there is nothing to learn from")
-        if self.reward and self.samples < 2: raise InputError("reward compares the samples of one question: set samples to 2 or more")
+        if self.reward and self.tries < 2: raise InputError("reward compares the samples of one question: set tries to 2 or more")
         if self.share < 1 and self.estimator == "sampled":
             raise InputError(f"share = {self.share} needs estimator 'exact': the sampled one knows the student's own samples alone")
 
@@ -72,7 +68,8 @@ class Sampled(Encoded):
     gain: float = 0.0  # reward above the mean of its question, in rewards
     right: bool = False
     truncated: bool = False
-    notes: list[float] = field(default_factory=list)  # means over its tokens when drawn: KL to the teacher, entropy of student and teacher, nats
+    notes: dict[str,
+                float] = field(default_factory=dict)  # means over its tokens when drawn, nats: entropy, with a teacher also kl and teacher_entropy
 
 def behind(teacher: Student, examples: Sequence[Sampled]):  # the teacher's batch
     "The same completions behind the teacher's prompts."
@@ -137,31 +134,40 @@ def written_by(
     asked: Sequence[tuple[int, Problem]],  # with the epoch, so that another epoch draws other samples
     setup: Setup,
     config: OnPolicyConfig,
-) -> list[Sampled]:  # `config.samples` a question, together
+) -> list[Sampled]:  # `config.tries` a question, together
     "What the student writes, with everything that the losses need of it."
-    each = [(epoch, p, j) for epoch, p in asked for j in range(config.samples)]
+    each = [(epoch, p, j) for epoch, p in asked for j in range(config.tries)]
     prompts = [prompt_for(p, "reason", setup.template, student.tokenizer) for _, p, _ in each]
     theirs = [prompt_for(p, "reason", setup.teacher.template, setup.teacher.model.tokenizer) for _, p, _ in each]
-    replies = sample(student, prompts, [f"{epoch}/{p.id}/{j}" for epoch, p, j in each], config.temperature, config.max_new_tokens, setup.seed)
+    replies = sample(student, prompts, [f"{epoch}/{p.id}/{j}" for epoch, p, j in each], 1.0, config.longest, setup.seed)
     right = [check_answer(r.text, p.answer).right and not r.truncated for r, (_, p, _) in zip(replies, each, strict=True)]
-    means = [sum(right[i:i + config.samples])/config.samples for i in range(0, len(right), config.samples) for _ in range(config.samples)]
+    means = [sum(right[i:i + config.tries])/config.tries for i in range(0, len(right), config.tries) for _ in range(config.tries)]
     encoded = zip(student.encode_prompts(prompts), setup.teacher.model.encode_prompts(theirs), replies, right, means, strict=True)
     return [Sampled(x, r.ids, 1.0, t, gain=float(ok) - mean, right=ok, truncated=r.truncated) for x, t, r, ok, mean in encoded]
 
 @torch.no_grad()
-def looked_at(student: Student, teacher: Student, examples: Sequence[Sampled], size: int = 64) -> list[Sampled]:
+def looked_at(
+    student: Student,
+    teacher: Student | None,  # None where nobody is asked
+    examples: Sequence[Sampled],
+    size: int = 64,  # at a time
+) -> list[Sampled]:
     "The same samples with their log-probabilities, and with what there is to note about them."
     found = []
     for start in range(0, len(examples), size):
         few = examples[start:start + size]
-        batch, theirs = student.batch(few), behind(teacher, few)
-        at, there = batch.weights != 0, theirs.weights != 0
-        def notes(p, q): return torch.stack([reverse_kl(p, q), entropy(q), entropy(p)], -1)
-        seen = over_vocabulary(notes, teacher, last_states(teacher, theirs, there), student, last_states(student, batch, at))
-        lengths = [len(e.completion) for e in few]
-        logs = student.logprobs(batch)[at].split(lengths)
-        found += [replace(e, sampler=row.tolist(), notes=n.mean(0).tolist()) for e, row, n in zip(few, logs, seen.split(lengths), strict=True)]
+        batch, lengths = student.batch(few), [len(e.completion) for e in few]
+        at = batch.weights != 0
+        logs, notes = student.logprobs(batch)[at].split(lengths), _notes(student, teacher, few, last_states(student, batch, at)).split(lengths)
+        found += [replace(e, sampler=row.tolist(), notes=dict(zip(("entropy", "kl", "teacher_entropy"), n.mean(0).tolist(), strict=False)))
+                  for e, row, n in zip(few, logs, notes, strict=True)]
     return found
+
+def _notes(student: Student, teacher: Student | None, examples: Sequence[Sampled], states: torch.Tensor) -> torch.Tensor:  # (N, 1) or (N, 3)
+    if teacher is None: return over_vocabulary(lambda p, q: entropy(q)[:, None], student, states, student, states)
+    theirs = behind(teacher, examples)
+    def notes(p, q): return torch.stack([entropy(q), reverse_kl(p, q), entropy(p)], -1)
+    return over_vocabulary(notes, teacher, last_states(teacher, theirs, theirs.weights != 0), student, states)
 
 # %% ../../nbs/methods/58_on_policy.ipynb #1caa5fb0
 def noted(config: OnPolicyConfig) -> Callable[[Sequence[Sampled]], dict[str, float]]:
@@ -170,12 +176,13 @@ def noted(config: OnPolicyConfig) -> Callable[[Sequence[Sampled]], dict[str, flo
         own = [e for e in examples if e.sampler]
         if not own: return {}
         mass = [len(e.completion) for e in own]
-        kl, ours, theirs = (sum(e.notes[i]*m for e, m in zip(own, mass, strict=True))/sum(mass) for i in range(3))
+        means = {name: sum(e.notes[name]*m for e, m in zip(own, mass, strict=True))/sum(mass) for name in own[0].notes}
+        ours, theirs = means["entropy"], means.get("teacher_entropy", 0.0)
         if ours < config.collapse*theirs:
             raise InputError(f"the student's entropy is {ours:.2g} nats a token, the teacher's {theirs:.2g} on the same text: it repeats itself; "
                              "lower options.lr, raise options.warm_share, or set options.beta below 1")
         share = {"length": sum(mass), "truncated": sum(e.truncated for e in own), "right": sum(e.right for e in own)}
-        return {"kl": kl, "entropy": ours, "teacher_entropy": theirs, "age": (config.refresh - 1)/2, **{k: v/len(own) for k, v in share.items()}}
+        return {**means, "age": (config.refresh - 1)/2, **{k: v/len(own) for k, v in share.items()}}
     return note
 
 # %% ../../nbs/methods/58_on_policy.ipynb #cea4d40e
@@ -193,9 +200,8 @@ def on_policy(setup: Setup, config: OnPolicyConfig) -> Outcome:
     "Warm up on the teacher's traces, then learn from the teacher's view of what the student writes."
     check_agreed(setup)
     student, teacher, spent = setup.student, setup.teacher.model, []
-    asking = Asking(config.traces, 0.0 if config.traces == 1 else 0.7, config.max_new_tokens, config.filter)
-    given = lessons(setup, asking)
-    train = trace_examples(student, given.train, setup.train, setup.template, weights_for(given.train, asking))
+    given = lessons(setup, config)
+    train = trace_examples(student, given.train, setup.train, setup.template, weights_for(given.train, config))
     validation = trace_examples(student, given.validation, setup.validation, setup.template)
     warm = fit(student, train, validation, replace(setup.fit, tokens=round(config.warm_share*setup.fit.tokens)), setup.seed,
                setup.folder/"checkpoints"/"warm")
@@ -203,9 +209,10 @@ def on_policy(setup: Setup, config: OnPolicyConfig) -> Outcome:
 
     def draw(student: Student, block: int) -> list[Sampled]:
         count = setup.fit.batch_size*config.refresh
-        own = round(config.share*count)//config.samples
+        own = round(config.share*count)//config.tries
         clock = time.perf_counter()
-        examples = looked_at(student, teacher, written_by(student, questions_of(setup.train, block, own, setup.seed), setup, config)) if own else []
+        asked = questions_of(setup.train, block, own, setup.seed)
+        examples = looked_at(student, teacher if config.distance else None, written_by(student, asked, setup, config)) if own else []
         spent.append(time.perf_counter() - clock)
         rng = random.Random(f"block/{setup.seed}/{block}")
         mixed = [*examples, *rng.choices(shown, k=count - len(examples))] if shown else examples
@@ -223,8 +230,7 @@ def _shown(setup: Setup, traces: Sequence[Trace]) -> list[Sampled]:  # the teach
     theirs = trace_examples(setup.teacher.model, traces, setup.train, setup.teacher.template)
     return [Sampled(e.prompt, e.completion, e.weight, t.prompt) for e, t in zip(ours, theirs, strict=True)]
 
-def _costs(setup: Setup, config: OnPolicyConfig, learnt) -> tuple[float, float, int]:  # FLOPs of scoring, of sampling; tokens sampled
+def _costs(setup: Setup, config: OnPolicyConfig, learnt) -> tuple[float, float, int]:  # FLOPs of the teacher, of sampling and scoring; tokens sampled
     read, written = round(config.share*learnt.prompt_tokens), round(config.share*learnt.completion_tokens)
-    look = forward_flops(setup.student, read, written) + forward_flops(setup.teacher.model, read, written)
-    learning = forward_flops(setup.teacher.model, learnt.prompt_tokens, learnt.completion_tokens) if config.distance else 0.0
-    return learning + look, forward_flops(setup.student, read, written), read + written
+    looks = forward_flops(setup.teacher.model, read + learnt.prompt_tokens, written + learnt.completion_tokens) if config.distance else 0.0
+    return looks, 2*forward_flops(setup.student, read, written), read + written
