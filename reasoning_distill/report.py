@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONTROLS', 'PREDICTIONS', 'COLOURS', 'LINES', 'READABLE', 'read_records', 'belongs', 'flat', 'row_name', 'rows_of',
            'ways_of', 'pooled', 'benchmark_table', 'by_steps', 'by_family', 'groups_table', 'paired_table',
-           'readable_pairs', 'time_table', 'predictions_table', 'readable_table', 'printed', 'write_table',
+           'readable_pairs', 'time_table', 'predictions_table', 'overview', 'readable_table', 'printed', 'write_table',
            'loss_figure', 'write_figure', 'tables_of', 'in_markdown', 'keep_records', 'kept_records', 'report']
 
 # %% ../nbs/62_report.ipynb #e5fc804b
@@ -212,6 +212,14 @@ def predictions_table(records: Sequence[RunRecord]) -> pd.DataFrame:  # method, 
                                       for r in shown.itertuples() if r.method.partition(" · ")[0] == name)
     return pd.DataFrame([{"method": name, "expected": said, "found": found(name) + "."} for name, said in PREDICTIONS.items() if found(name)])
 
+# %% ../nbs/62_report.ipynb #afa3bf55
+def overview(records: Sequence[RunRecord]) -> pd.DataFrame:  # method, then a column a task: every cell a text
+    "Accuracy (strict, percent) with its 95% interval, a column for each task."
+    shown = benchmark_table(records)
+    cells = {(r.method, r.task): f"{r.accuracy:.1f} [{r.low:.1f}, {r.high:.1f}]" for r in shown.itertuples()}
+    return pd.DataFrame([{"method": name, **{task: cells.get((name, task), "") for task in dict.fromkeys(shown.task)}}
+                         for name in dict.fromkeys(shown.method)])
+
 # %% ../nbs/62_report.ipynb #cef8c3dd
 def readable_table(table: pd.DataFrame) -> pd.DataFrame:  # every cell a text
     "Numbers as they are printed."
@@ -284,12 +292,13 @@ def write_figure(
 
 # %% ../nbs/62_report.ipynb #10f9c357
 READABLE = {"benchmark": readable_table, "by_steps": readable_table, "by_family": readable_table, "paired": readable_pairs, "time": printed,
-            "predictions": printed}
+            "predictions": printed, "overview": printed}
 
 def tables_of(records: Sequence[RunRecord]) -> dict[str, pd.DataFrame]:  # by name
     "All tables that follow from records."
     return {"benchmark": benchmark_table(records), "by_steps": groups_table(records, by_steps), "by_family": groups_table(records, by_family),
-            "paired": paired_table(records), "time": time_table(records), "predictions": predictions_table(records)}
+            "paired": paired_table(records), "time": time_table(records), "predictions": predictions_table(records),
+            "overview": overview(records)}
 
 def in_markdown(tables: dict[str, pd.DataFrame]) -> dict[str, str]:  # by name
     "Tables of `tables_of` as people read them."
