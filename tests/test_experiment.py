@@ -287,7 +287,7 @@ def test_the_report_notebook_runs_as_it_stands(root, tmp_path):
     places = {name: str(tmp_path/"out") for name in ("tables_dir", "figures_dir", "records_dir")}
     code, said = finish(papermill(root/"nbs"/"experiments"/"report.ipynb", tmp_path/"out.ipynb", {"runs_dir": tmp_path, **places}, cwd=tmp_path))
     assert code == 0, said
-    assert {p.stem for p in (tmp_path/"out").iterdir()} == {"benchmark", "by_steps", "by_family", "paired", "predictions", "time", "loss"}
+    assert {p.stem for p in (tmp_path/"out").iterdir()} == {"benchmark", "by_steps", "by_family", "paired", "predictions", "overview", "time", "loss"}
 
 
 @pytest.mark.parametrize("draw", ["3 3", "x", "", "-1", "1.5"])
