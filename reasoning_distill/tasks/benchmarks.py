@@ -126,7 +126,7 @@ def _options(choices: object) -> dict[str, str]:  # label → text, in order
     if not isinstance(choices, list) or not all(isinstance(c, dict) for c in choices):
         raise InputError(f"field 'choices' is {choices!r}: expected lists 'text' and 'label', or a list of options with both")
     options = {str(c.get("label")).strip(): " ".join(text_of(c, "text", "options with 'text' and 'label'").split()) for c in choices}
-    if not 2 <= len(options) == len(choices) <= len(LETTERS):
+    if not 2 <= len(options) == len(choices) <= len(LETTERS) or any(c.get("label") is None for c in choices):
         raise InputError(f"field 'choices' has the labels {[c.get('label') for c in choices]}: expected two to five, each another one")
     return options
 
