@@ -130,7 +130,8 @@ def test_options_get_letters_and_the_key_moves_with_them(labels):
     ({"choices": {"text": [*"abcdef"], "label": [*"ABCDEF"]}}, "two to five"),
     ({"choices": {"text": ["a", "b", "c"], "label": ["A", "B"]}}, r"\['A', 'B', None\]: expected two to five, each another one"),
     ({"choices": {"text": ["a", " "], "label": ["A", "B"]}}, "not a text"),
-    ({"choices": {"label": ["A", "B"]}}, "'text' is missing"), ({"choices": ["a", "b"]}, "expected lists"), ({"question": None}, "'question' is not a text"),
+    ({"choices": {"label": ["A", "B"]}}, "'text' is missing"), ({"choices": ["a", "b"]}, "expected lists"),
+    ({"question": None}, "'question' is not a text"),
     ({"question": {"choices": []}}, "'question' is not a text")])
 def test_a_row_of_arc_that_cannot_be_read_says_why(change, part):
     with pytest.raises(InputError, match=part): arc_problem({**arc_row(1), **change}, "x")
@@ -144,9 +145,10 @@ def test_easy_and_challenge_are_not_mixed_up(tmp_path):
         write_jsonl(tmp_path/"zip"/"ARC-Easy"/f"ARC-Easy-{part.capitalize()}.jsonl", [native(arc_row(1000 + start + i)) for i in range(n)])
     hard, easy = (load_task(TaskConfig(name, str(tmp_path), train=99, validation=8, test=9)) for name in ("arc", "arc_easy"))
     assert [len(p) for p in (hard.train, hard.validation, hard.test)] == [40, 8, 9] and "Which is 0?" in hard.train[0].question
-    assert "Which is 1000?" in easy.train[0].question and all(p.id.startswith("arc_easy/validation/") for p in easy.validation)
+    assert "Which is 1000?" in easy.train[0].question
+    assert all(p.id.startswith("arc_easy/validation/") for p in easy.validation)
     assert read_benchmark("arc_easy", "train", str(tmp_path/"zip")) == easy.train
-    with pytest.raises(InputError, match="holds no challenge_train.jsonl or ARC-Challenge-Train.jsonl or .*neither itself nor in arc/ or ARC-Challenge/"):
+    with pytest.raises(InputError, match="holds no challenge_train.jsonl or ARC-Challenge-Train.jsonl or .*itself nor in arc/ or ARC-Challenge/"):
         read_benchmark("arc", "train", str(tmp_path/"zip"))
 
 
@@ -160,7 +162,8 @@ def test_facts_are_the_reasoning_and_not_in_the_question():
     assert (strategyqa_problem(joined, "x").steps, strategyqa_problem(joined, "x").answer) == (2, "no")
 
 
-@pytest.mark.parametrize("change, part", [({"answer": None}, "no public answers: dev is tested on"), ({"answer": "maybe"}, "'maybe': expected true or false"),
+@pytest.mark.parametrize("change, part", [({"answer": None}, "no public answers: dev is tested on"),
+                                          ({"answer": "maybe"}, "'maybe': expected true or false"),
                                           ({"facts": 3}, "'facts' is 3"), ({"facts": [3]}, "'facts'"), ({"decomposition": {}}, "'decomposition'"),
                                           ({"question": 3}, "'question' is not a text: 3")])
 def test_a_row_of_strategyqa_that_cannot_be_read_says_why(change, part):
