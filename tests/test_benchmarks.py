@@ -124,9 +124,9 @@ def test_options_get_letters_and_the_key_moves_with_them(labels):
 
 @pytest.mark.parametrize("change, part", [
     ({"answerKey": "E"}, "'answerKey' is 'E': expected one of the labels A, B, C, D"), ({"answerKey": ""}, "'answerKey' is ''"),
-    ({"answerKey": None}, "'answerKey' is missing"), ({"choices": None}, "'choices' is None"), 
+    ({"answerKey": None}, "'answerKey' is missing"), ({"choices": None}, "'choices' is None"),
     ({"choices": {"text": ["a"], "label": ["A"]}}, "two to five"),
-    ({"choices": {"text": ["a", "b"], "label": ["A", "A"]}}, "two to five"), 
+    ({"choices": {"text": ["a", "b"], "label": ["A", "A"]}}, "two to five"),
     ({"choices": {"text": [*"abcdef"], "label": [*"ABCDEF"]}}, "two to five"),
     ({"choices": {"text": ["a", "b", "c"], "label": ["A", "B"]}}, r"\['A', 'B', None\]: expected two to five, each another one"),
     ({"choices": {"text": ["a", " "], "label": ["A", "B"]}}, "not a text"),
