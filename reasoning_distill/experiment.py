@@ -32,6 +32,7 @@ from .config import CORPORA, METHODS, Config, assistant_config, base_config, sty
 from .core import InputError, Problem, RunRecord, fingerprint, from_dict, locked, to_dict, write_file, write_jsonl
 from .evaluate import Decoding, Prediction, evaluate, summarise
 from .models.students import Student, build_student, check_same_vocabulary, forward_flops, from_checkpoint, train_tokenizer
+from .tasks.benchmarks import BENCHMARKS
 from .tasks.splits import Splits, load_task
 from .teachers.local import GoldTeacher, LocalTeacher, Teacher
 from .templates import prompt_for, target_for
@@ -212,6 +213,9 @@ def check_possible(config: Config) -> None:  # raises InputError
         raise InputError(f"method {config.method!r} needs the scores of its teacher, and gold solutions have none: name a checkpoint as teacher")
     if config.options.get("filter") == "self_consistency" and source == "gold":
         raise InputError("filter 'self_consistency' needs several samples a question, and there is one gold solution: set options.filter to 'none'")
+    if needs and source == "gold" and config.task.name in BENCHMARKS and not BENCHMARKS[config.task.name].reasons:
+        raise InputError(f"method {config.method!r} learns from reasoning, and the gold answers of task {config.task.name!r} come without any: "
+                         "set teacher to a folder or a hub name, or use method 'answer_only'")
 
 def distill(
     config: Config,

@@ -40,9 +40,11 @@ class GoldTeacher:
     model: None = None  # nobody who could be asked for more
 
     def traces(self, problems: Sequence[Problem], samples: int, temperature: float, max_new_tokens: int, seed: int, style: str = "") -> list[Trace]:
-        "The gold trace of each problem, told in the style; an InputError names a problem without one."
+        "The gold trace of each problem, told in the style; an InputError names a problem without one, or without steps in it."
         without = next((p.id for p in problems if p.gold is None), None)
         if without: raise InputError(f"problem {without} has no gold solution to learn from: name a teacher")
+        bare = next((p.id for p in problems if not p.gold.steps), None)
+        if bare: raise InputError(f"problem {bare} has a gold answer and no reasoning to learn from: name a teacher, or use answer_only")
         return [styled(p.gold, style) if style else p.gold for p in problems]
 
 # %% ../../nbs/teachers/42_local.ipynb #4c7a7dc5
