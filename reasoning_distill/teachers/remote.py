@@ -18,6 +18,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from importlib import import_module
 from itertools import islice
 from typing import Literal
@@ -87,7 +88,7 @@ LIMITS = {  # header that says how much is left → header that says when it is 
 }
 
 def seconds_until(
-    text: str,  # '1s', '6m0s', '120ms', a number of seconds, or a time as in RFC 3339
+    text: str,  # '1s', '6m0s', '120ms', a number of seconds, or a time as in RFC 3339 or in mail
     now: datetime | None = None,
 ) -> float:  # 0 for the past, and for what cannot be read
     "How long a header asks to wait."
@@ -95,9 +96,11 @@ def seconds_until(
     if re.fullmatch(r"\d+(\.\d+)?", text): return float(text)
     parts = re.findall(r"(\d+(?:\.\d+)?)(ms|us|µs|[smhd])", text)
     if parts and "".join(map("".join, parts)) == text: return sum(float(n)*UNITS[unit] for n, unit in parts)
-    try: then = datetime.fromisoformat(text)
-    except ValueError: return 0.0
-    return max(0.0, (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp() - (now or datetime.now(UTC)).timestamp())
+    for read in (datetime.fromisoformat, parsedate_to_datetime):
+        try: then = read(text)
+        except (ValueError, TypeError): continue
+        return max(0.0, (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp() - (now or datetime.now(UTC)).timestamp())
+    return 0.0
 
 # %% ../../nbs/teachers/46_remote.ipynb #724a6c29
 class Stopped(BaseException):
@@ -160,6 +163,10 @@ def _count(body, *path) -> int:
     found = _take(body, *path)
     return found if isinstance(found, int) and 0 < found < 2**53 else 0
 
+def _complaint(body) -> str:  # gateways send some errors as a success
+    said = _take(body, "error", "message") or _take(body, "error")
+    return f": {said}" if said else ""
+
 def _text(found, truncated: bool, limit: int) -> str:  # raises Unusable
     if isinstance(found, str) and found.strip(): return found.encode("utf-8", "replace").decode()  # half characters become question marks
     if truncated: raise Unusable(f"cut off at {limit} tokens before the first word: raise max_new_tokens (thinking counts, too)", again=False)
@@ -177,7 +184,7 @@ def openai_body(request: Request, official: bool) -> dict:  # the arguments of `
 def read_openai(body, request: Request) -> Reply:  # raises Unusable
     "The reply in a chat completion."
     choice = _take(body, "choices", 0)
-    if choice is None: raise Unusable("the reply has no choices")
+    if choice is None: raise Unusable(f"the reply has no choices{_complaint(body)}")
     why, refusal = _take(choice, "finish_reason"), _take(choice, "message", "refusal")
     if refusal: raise Unusable(f"the model refused: {refusal}", again=False)
     if why == "content_filter": raise Unusable("the server's content filter stopped it", again=False)
@@ -196,7 +203,7 @@ def anthropic_body(request: Request) -> dict:  # the arguments of `messages.crea
 def read_anthropic(body, request: Request) -> Reply:  # raises Unusable
     "The reply in a message; thinking is left out, and counted in its tokens."
     content, why = _take(body, "content"), _take(body, "stop_reason")
-    if not isinstance(content, list): raise Unusable("the reply has no content")
+    if not isinstance(content, list): raise Unusable(f"the reply has no content{_complaint(body)}")
     if why == "refusal": raise Unusable("the model refused", again=False)
     text = "".join(part["text"] for part in content if _take(part, "type") == "text" and isinstance(_take(part, "text"), str))
     cut = why in ("max_tokens", "model_context_window_exceeded")
