@@ -38,12 +38,13 @@ def symbolic_checks(
     each: float = 3.0,  # for one of them
 ) -> Iterator[Check]:  # one for each step with letters in an equation
     "Whether each line of algebra holds or follows."
-    lines, places = [question[:2000], *(s.text for s in steps)], [k for k, s in enumerate(steps) if SYMBOLIC.search(s.text) and formulas(s.text)]
+    places = [k for k, s in enumerate(steps) if SYMBOLIC.search(s.text) and formulas(s.text)]
     conditions = [f for f in formulas(question[:2000]) if re.search("[<>≤≥]", f)]
+    lines = [_unconditioned(text, conditions) for text in (question[:2000], *(s.text for s in steps))]
     if places: follows("", "1 = 1", seconds=120)  # that SymPy is loaded, which is no trace's time
     deadline = time.monotonic() + seconds
     for place in places:
-        late, text = time.monotonic() > deadline, _unconditioned(steps[place].text, conditions)
+        text, late = lines[place + 1], time.monotonic() > deadline
         found = Verdict("unverifiable", text, reason="no time left") if late else follows(lines[:place + 1], text, each)
         yield Check(f"step {place}", _lenient(found))
 
