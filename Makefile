@@ -39,8 +39,8 @@ test: setup
 
 bench: setup
 	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'
-	OMP_NUM_THREADS=1 reasoning-distill run nbs/experiments/bench.ipynb runs/bench/bench.ipynb
-	reasoning-distill run nbs/experiments/verify_bench.ipynb runs/bench/verify_bench.ipynb
+	OMP_NUM_THREADS=1 reasoning-distill notebook nbs/experiments/bench.ipynb runs/bench/bench.ipynb
+	reasoning-distill notebook nbs/experiments/verify_bench.ipynb runs/bench/verify_bench.ipynb
 	@cat paper/tables/speed.md paper/tables/verify_speed.md
 
 # Notebooks are the source: write the package and the README from them.

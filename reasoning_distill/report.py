@@ -6,7 +6,8 @@
 __all__ = ['CONTROLS', 'PREDICTIONS', 'COLOURS', 'LINES', 'READABLE', 'read_records', 'belongs', 'flat', 'row_name', 'rows_of',
            'ways_of', 'pooled', 'benchmark_table', 'by_steps', 'by_family', 'groups_table', 'paired_table',
            'readable_pairs', 'time_table', 'predictions_table', 'overview', 'readable_table', 'printed', 'write_table',
-           'loss_figure', 'write_figure', 'tables_of', 'in_markdown', 'keep_records', 'kept_records', 'report']
+           'loss_figure', 'write_figure', 'tables_of', 'in_markdown', 'keep_records', 'kept_records', 'beside',
+           'report']
 
 # %% ../nbs/62_report.ipynb #e5fc804b
 import io
@@ -313,6 +314,17 @@ def kept_records(path: str | Path = "paper/records/benchmark.jsonl") -> list[Run
     "The records in a file."
     return read_jsonl(project_folder()/path, lambda row: from_dict(RunRecord, row))
 
+def beside(
+    records: Sequence[RunRecord],
+    earlier: Sequence[RunRecord],  # kept ones, perhaps of code before
+    preset: str,  # a name in `PRESETS`
+) -> list[RunRecord]:  # in the order of the table
+    "Records, and the earlier ones of this preset and these versions for whatever was not run again."
+    def cell(r): return r.config["task"]["name"], row_name(r, preset), r.config["seed"]
+    again = {cell(r) for r in records}
+    others = [r for r in earlier if r.versions == versions() and belongs(r, preset) and cell(r) not in again]
+    return sorted([*records, *others], key=lambda r: _place(r, preset))
+
 def report(
     preset: str = "smoke",  # a name in `PRESETS`
     runs_dir: str = "runs",  # where the records are
@@ -320,12 +332,14 @@ def report(
     figures_dir: str = "figures",  # where plots go
     records_dir: str = "paper/records",  # where the records are kept from which the tables follow
 ) -> tuple[dict[str, pd.DataFrame], Figure, int]:  # tables by name, the plot, and how many records of other code were left out
-    "Write the tables, the loss plot and the records that they follow from."
+    "Write the tables, the loss plot and the records that they follow from; what was kept and not run again stays in them."
+    kept = project_folder()/records_dir/"benchmark.jsonl"
     records, others = read_records(preset, runs_dir)
+    records = beside(records, kept_records(kept) if kept.is_file() else [], preset)
     tables, figure = tables_of(records), loss_figure(records)
     codes = ", ".join(f"`{code}`" for code in dict.fromkeys(r.code for r in records))
     note = f"Preset `{preset}`, code {codes}, {', '.join(f'{k} {v}' for k, v in versions().items())}."
     for name, table in tables.items(): write_table(table, project_folder()/tables_dir/name, note, READABLE[name])
     write_figure(figure, project_folder()/figures_dir/"loss")
-    keep_records(records, project_folder()/records_dir/"benchmark.jsonl")
+    keep_records(records, kept)
     return tables, figure, others

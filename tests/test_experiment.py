@@ -389,12 +389,12 @@ def test_bad_rows_stop_papermill_with_file_and_line(root, tmp_path, gsm8k, edit)
 
 
 @pytest.mark.parametrize("arguments, part", [
-    (["run", "DISTILL", "OUT", "-p", "metod", "cot"], "parameter 'metod' is unknown"), (["run", "UNTAGGED", "OUT"], "0 cells tagged 'parameters'"),
-    (["run", "none.ipynb", "OUT"], "none.ipynb is missing"), (["run", "BROKEN", "OUT"], "cannot be read"),
-    (["run", "DISTILL", "OUT", "-p", "preset", "huge"], "preset 'huge' is unknown"), (["report", "--methods", "cott"], "variant 'cott'"),
+    (["notebook", "DISTILL", "OUT", "-p", "metod", "cot"], "parameter 'metod' is unknown"), (["notebook", "UNTAGGED", "OUT"], "0 cells tagged 'parameters'"),
+    (["notebook", "none.ipynb", "OUT"], "none.ipynb is missing"), (["notebook", "BROKEN", "OUT"], "cannot be read"),
+    (["notebook", "DISTILL", "OUT", "-p", "preset", "huge"], "preset 'huge' is unknown"), (["report", "--methods", "cott"], "variant 'cott'"),
     (["report", "--preset", "huge"], "preset 'huge'"),
-    (["run", "DISTILL", "DISTILL"], "cannot be written"), (["run", "DISTILL", ""], "cannot be written"),
-    (["run", "DISTILL", "broken.ipynb/out.ipynb"], "cannot be made"), (["run", "DISTILL", "OUT", "-p", "overrides", "{a: ["], "not YAML"),
+    (["notebook", "DISTILL", "DISTILL"], "cannot be written"), (["notebook", "DISTILL", ""], "cannot be written"),
+    (["notebook", "DISTILL", "broken.ipynb/out.ipynb"], "cannot be made"), (["notebook", "DISTILL", "OUT", "-p", "overrides", "{a: ["], "not YAML"),
     (["report", "--tasks", "gsm8k", "--data-dir", "nowhere"], "data folder nowhere is missing")])
 def test_the_command_line_says_one_line_and_exits_with_2(root, tmp_path, monkeypatch, capsys, arguments, part):
     notebook = nbformat.read(root/"nbs"/"experiments"/"distill.ipynb", as_version=4)

@@ -137,7 +137,7 @@ class Line:
         if response.status_code == 429 and seconds_until(head.get("retry-after", "")) > LONGEST_PAUSE: head["x-should-retry"] = "false"
 
 # %% ../../nbs/teachers/46_remote.ipynb #31f7b7d6
-DATED = re.compile(r"[-@:](\d{8}|\d{4}-\d{2}-\d{2}|\d{4}|latest|0)$")
+DATED = re.compile(r"[-:](\d{8}|\d{4}-\d{2}-\d{2}|\d{4}|latest|0)$|@[^@/]+$")  # a date, or a revision such as @main
 
 def same_model(asked: str, answered: str) -> bool:  # whether the second can be a name for the first
     "Tell a dated or namespaced name of a model from another model."

@@ -1,0 +1,350 @@
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from reasoning_distill import cli
+from reasoning_distill.core import InputError, Trace, read_jsonl, write_jsonl
+from reasoning_distill.curation import Inspection, Overlap, Rules, curriculum, sieve, stream
+from reasoning_distill.evaluate import rate
+from reasoning_distill.models.students import ModelConfig, build_student
+from reasoning_distill.pipeline import STAGES, configured, material_of, plan, read_config, run
+from reasoning_distill.tasks.arithmetic import arithmetic_task
+from reasoning_distill.tasks.generate import generate
+from reasoning_distill.teachers.completions import Store
+from reasoning_distill.teachers.stored import KeptTeacher, kept_by
+from reasoning_distill.templates import prompt_for, target_for
+
+
+class Server:
+    "A server that speaks OpenAI's protocol and knows the gold traces of its questions; `faults` says how it fails."
+
+    def __init__(self, problems, delay=0.0):
+        self.gold = {p.question: target_for(p.gold, "reason", "plain") for p in problems}
+        self.delay, self.faults, self.served, self.begun = delay, {}, [], 0
+        self.lock, outer = threading.Lock(), self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            def log_message(self, *_): "Quiet."
+            def do_POST(self):
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                status, body = outer.reply(asked)
+                data = json.dumps(body).encode()
+                try:
+                    self.send_response(status)
+                    for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(data)))): self.send_header(name, value)
+                    self.end_headers()
+                    self.wfile.write(data)
+                    self.wfile.flush()
+                except OSError: self.close_connection = True  # who asked is dead
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    @property
+    def url(self): return f"http://127.0.0.1:{self.http.server_port}/v1"
+
+    def reply(self, asked):
+        text = asked["messages"][-1]["content"]
+        question = next(q for q in self.gold if q in text)
+        with self.lock: self.begun += 1
+        time.sleep(self.delay)
+        if question in self.faults: return self.faults[question], {"error": {"message": "out of order"}}
+        seed, written = asked.get("seed", 0), self.gold[question]
+        if seed % 3 == 2: written = f"Let us see, attempt {seed}.\n{written}"  # samples differ
+        with self.lock: self.served.append((question, seed))
+        return 200, {"id": "x", "object": "chat.completion", "created": 0, "model": asked["model"],
+                     "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": written}}],
+                     "usage": {"prompt_tokens": 50, "completion_tokens": 40, "total_tokens": 90}}
+
+
+PROBLEMS = generate(arithmetic_task(largest=30), "train", 30, seed=3)
+
+
+@pytest.fixture
+def server():
+    found = Server(PROBLEMS)
+    yield found
+    found.http.shutdown()
+
+
+@pytest.fixture
+def own(tmp_path, server, monkeypatch):
+    "A configuration for questions of one's own; settings as in YAML."
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    questions = write_jsonl(tmp_path/"questions.jsonl", ({"id": p.id, "question": p.question, "answer": p.answer} for p in PROBLEMS))
+    def build(folder="out", **changes):
+        teacher = {"kind": "openai", "model": "tiny", "base_url": server.url, "samples": 2, "prices": {"input": 1.0, "output": 10.0}, "retries": 1,
+                   **changes.pop("teacher", {})}
+        return {"questions": str(questions), "output_dir": str(tmp_path/folder), "domain": "math", "teacher": teacher, "levels": 2, "epochs": 1,
+                "student": {"width": 16, "layers": 1, "vocabulary": 300}, "max_new_tokens": 40, "fit": {"evaluations": 2}, **changes}
+    return build
+
+
+def files_of(folder):
+    "What a run leaves, times and paths aside."
+    names = ("traces.jsonl", "kept.jsonl", "dropped.jsonl", "failures.jsonl", "predictions.jsonl", "student/model.safetensors", "student/README.md")
+    found = {name: (Path(folder)/name).read_bytes() for name in names}
+    report = json.loads((Path(folder)/"report.json").read_text())
+    return found | {"report": {k: report[k] for k in ("generate", "curate", "train", "evaluate")}}
+
+
+def test_from_questions_to_a_student(own, server, tmp_path):
+    said = []
+    found = run(configured(own()), say=said.append)
+    assert [line.split(":")[0] for line in said] == [*STAGES] == [*found]
+    folder = tmp_path/"out"
+    parts = material_of(configured(own()))
+    assert [len(x) for x in (parts.train, parts.validation, parts.test)] == [24, 3, 3]
+    assert len(server.served) == 2*24 + 3 == found["generate"]["traces"] == len([*stream(folder/"traces.jsonl", Trace)])
+    kept, dropped = [*stream(folder/"kept.jsonl", Trace)], [json.loads(line) for line in (folder/"dropped.jsonl").open()]
+    assert len(kept) == found["curate"]["kept"] and len(kept) + len(dropped) == 51 and found["curate"]["verdicts"]["right"] >= len(kept)
+    predictions = read_jsonl(folder/"predictions.jsonl")
+    assert len(predictions) == 3 and found["evaluate"]["answers"]["strict"]["n"] == 3
+    assert found["evaluate"]["answers"]["strict"]["right"] == sum(p["strict"] == "right" for p in predictions)
+    assert found["generate"]["cost"] == pytest.approx((51*50*1.0 + 51*40*10.0)/1e6)
+    card = (folder/"student"/"README.md").read_text()
+    assert "tiny (openai)" in card and f"{len(kept)} of 51 traces kept" in card and "n = 3" in card
+    from datasets import load_from_disk
+    assert len(load_from_disk(str(folder/"dataset"))) == len(kept) and (folder/"dataset"/"README.md").is_file()
+    from transformers import AutoModelForCausalLM
+    AutoModelForCausalLM.from_pretrained(folder/"student")
+
+    again, count = [], len(server.served)
+    run(configured(own()), say=again.append)
+    assert len(server.served) == count and all("found" in line for line in again), "nothing is done twice"
+
+
+def test_a_change_further_down_asks_nobody_again(own, server):
+    run(configured(own()), until="curate", say=lambda line: None)
+    count, said = len(server.served), []
+    run(configured(own(rules={"least_steps": 3})), until="train", say=said.append)
+    assert len(server.served) == count and "found" in said[0] and "found" not in said[1] + said[2]
+    run(configured(own(rules={"least_steps": 3}, epochs=2)), until="train", say=said.append)
+    assert "found" in said[4] and "found" not in said[5] and len(server.served) == count
+    run(configured(own(teacher={"samples": 3})), until="generate", say=said.append)
+    assert len(server.served) == count + 24, "one more sample a question, and no other"
+
+
+def test_any_method_learns_from_the_kept_traces(own, server):
+    "Contrastive and step-by-step students ask as they always do; STaR asks for greedy traces, which the teacher has to write."
+    for method in ("step_by_step", "contrastive"):
+        run(configured(own(method=method)), until="train", say=lambda line: None)
+    count = len(server.served)
+    assert count == 51
+    run(configured(own(method="star", options={"iterations": 1, "questions": 8, "warm_traces": 6})), until="train", say=lambda line: None)
+    assert len(server.served) > count
+
+
+def test_a_method_that_needs_scores_is_refused_where_there_is_text_alone(own):
+    with pytest.raises(InputError, match="needs the scores of its teacher"): run(configured(own(method="on_policy")), say=lambda line: None)
+
+
+def test_rows_that_fail_are_reported_and_asked_again(own, server, tmp_path, capsys):
+    config = tmp_path/"config.yaml"
+    config.write_text(yaml.safe_dump(own()))
+    victim = material_of(configured(own())).train[4]
+    server.faults = {victim.question: 400}
+    assert cli.main(["run", str(config)]) == 1
+    said = capsys.readouterr().out
+    failures = read_jsonl(tmp_path/"out"/"failures.jsonl")
+    assert [f["problem"] for f in failures] == [victim.id]*2 and "2 requests were not answered" in said and "out of order" in said
+    assert (tmp_path/"out"/"report.json").is_file(), "the run went on"
+    server.faults, count = {}, len(server.served)
+    assert cli.main(["run", str(config)]) == 0
+    assert len(server.served) == count + 2
+
+
+def test_a_plan_asks_nobody_and_a_budget_stops_cleanly(own, server, tmp_path, capsys):
+    config = tmp_path/"config.yaml"
+    config.write_text(yaml.safe_dump(own(teacher={"max_new_tokens": 100, "concurrency": 1})))
+    assert cli.main(["run", str(config), "--dry-run"]) == 0 and not server.served
+    assert "51 calls" in capsys.readouterr().out
+    worst = plan(read_config(config)).dollars
+    assert cli.main(["run", str(config), "--budget", f"{worst/4:.6f}"]) == 1
+    said, count = capsys.readouterr().out, len(server.served)
+    assert 0 < count < 51 and "budget" in said and not (tmp_path/"out"/"kept.jsonl").exists()
+    assert plan(read_config(config)).calls == 51 - count
+    assert cli.main(["run", str(config)]) == 0 and len(server.served) == 51
+
+
+def _killed(config, seconds):
+    "Run in another process for so long, and kill it; whether it was done before."
+    child = os.fork()
+    if not child:
+        sys.stderr = sys.stdout = open(os.devnull, "w")
+        try: run(configured(config), say=lambda line: None)
+        except BaseException: os._exit(3)
+        os._exit(0)
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        if os.waitpid(child, os.WNOHANG)[0]: return True
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+@pytest.mark.parametrize("stream_of_kills", [0])
+def test_killed_at_twenty_moments(own, server, tmp_path, stream_of_kills):
+    server.delay = 0.02
+    whole = configured(own("whole"))
+    start = time.perf_counter()
+    run(whole, say=lambda line: None)
+    needed, server.served = time.perf_counter() - start, []
+    rng, in_flight = random.Random(stream_of_kills), 0
+    for kill in range(20):
+        before = server.begun
+        limit = rng.uniform(0.02, 0.35)*needed if kill % 2 else rng.uniform(0.02, 0.15)*needed
+        done = _killed(own("broken"), limit)
+        if not done and server.begun > before: in_flight += whole.teacher.concurrency
+    time.sleep(0.2)
+    run(configured(own("broken")), say=lambda line: None)
+    twice = len(server.served) - len(set(server.served))
+    assert len(set(server.served)) == 51, "no completion is missing"
+    assert twice <= in_flight, "bought twice is at most what was on its way when the process died"
+    with Store(tmp_path/"broken"/"completions.sqlite") as store: assert sum(1 for _ in store.rows()) == 51
+    assert files_of(tmp_path/"broken") == files_of(tmp_path/"whole")
+
+
+def test_a_reply_that_was_received_is_not_bought_again(own, server, tmp_path):
+    "Killed while training, when nothing is on its way: the teacher is asked nothing more."
+    run(configured(own()), until="curate", say=lambda line: None)
+    count = len(server.served)
+    for seconds in (0.05, 0.2, 0.5): _killed(own(), seconds)
+    run(configured(own()), say=lambda line: None)
+    assert len(server.served) == count
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"quesions": "x"}, "setting 'quesions' is unknown: did you mean 'questions'"), ({"teacher": {"kind": "opanai"}}, "teacher kind 'opanai' is unknown"),
+    ({"task": "arithmetic"}, "exactly one of 'questions' and 'task'"), ({"fit": {"lr": "fast"}}, "lr"), ({"epochs": 0}, "epochs = 0"),
+    ({"teacher": {"kind": "local", "model": ""}}, "needs a model"), ({"domain": "maths"}, "domain 'maths' is unknown"), ({"rules": 3}, "is a group"),
+    ({"options": {"smaples": 3}}, "setting 'options.smaples' is unknown"), ({"teacher": {"temperature": 0, "samples": 3}}, "set teacher.samples to 1")])
+def test_wrong_settings(own, tmp_path, capsys, wrong, message):
+    settings = own()
+    settings |= {k: {**settings[k], **v} if isinstance(v, dict) and isinstance(settings.get(k), dict) else v for k, v in wrong.items()}
+    (tmp_path/"config.yaml").write_text(yaml.safe_dump(settings))
+    assert cli.main(["run", str(tmp_path/"config.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("rows, message", [
+    ([{"answer": "3"}], "'question' is missing"), ([{"question": "a?"}, {"question": "b?"}], "at least 3"),
+    ([{"id": "x", "question": "a?"}]*3, "'x' twice")])
+def test_wrong_questions(own, tmp_path, rows, message):
+    path = write_jsonl(tmp_path/"bad.jsonl", rows)
+    with pytest.raises(InputError, match=message): material_of(configured(own() | {"questions": str(path)}))
+
+
+def test_a_folder_that_cannot_be_written(own, tmp_path):
+    (tmp_path/"file").write_text("")
+    with pytest.raises(InputError): run(configured(own() | {"output_dir": str(tmp_path/"file"/"out")}), say=lambda line: None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk(own, tmp_path, server):
+    place = tmp_path/"small"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True).returncode: pytest.skip("no mount here")
+    try:
+        with pytest.raises(InputError): run(configured(own() | {"output_dir": str(place/"out")}), say=lambda line: None)
+        subprocess.run(["mount", "-o", "remount,size=64m", place], check=True)
+        count = len(server.served)
+        run(configured(own() | {"output_dir": str(place/"out")}), say=lambda line: None)
+        with Store(place/"out"/"completions.sqlite") as store: stored = sum(1 for _ in store.rows())
+        assert stored == 51 and len(server.served) <= count + 51, "what was stored before the disk was full is intact"
+    finally: subprocess.run(["umount", place])
+
+
+def test_gold_solutions_as_the_teacher(tmp_path, gsm8k):
+    config = configured({"task": "gsm8k", "data_dir": str(gsm8k), "teacher": {"kind": "gold"}, "output_dir": str(tmp_path/"out"), "levels": 1, "epochs": 1,
+                         "student": {"width": 16, "layers": 1}, "max_new_tokens": 8, "rules": {"verdict": "any", "least_steps": 1, "overlap": 1.0,
+                                                                                               "strangers": False}, "fit": {"evaluations": 1}})
+    from dataclasses import replace
+    import reasoning_distill.pipeline as pipeline
+    small = {"task.train": 40, "task.validation": 10, "task.test": 10}
+    original = pipeline.experiment_config
+    def fewer(c): return pipeline.resolve("cot", c.task, c.preset, c.seed, data_dir=c.data_dir, overrides=small)
+    pipeline.experiment_config = fewer
+    try: found = run(replace(config), say=lambda line: None)
+    finally: pipeline.experiment_config = original
+    assert found["generate"]["traces"] == 50 and found["curate"]["kept"] == 50 and found["evaluate"]["questions"] == 10
+
+
+def test_the_ready_configurations_can_be_read():
+    found = sorted((ROOT/"configs").glob("*.yaml"))
+    assert [p.stem for p in found] == ["gsm8k-flan-t5", "offline", "own-questions"] and all(read_config(p) for p in found)
+
+
+@pytest.fixture
+def chat_model(tmp_path):
+    "A small checkpoint with a chat template, saved in Hugging Face's format."
+    texts = [prompt_for(p, "reason", "plain") + target_for(p.gold, "reason", "plain") for p in PROBLEMS]
+    student = build_student(ModelConfig(width=16, layers=1, vocabulary=300), 0, texts=texts)
+    student.tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
+    return student.save(tmp_path/"chat-model")
+
+
+def test_against_a_real_server(own, chat_model, tmp_path):
+    "`transformers serve`: another implementation of the protocol than the double of these tests."
+    pytest.importorskip("fastapi")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [str(Path(sys.executable).parent/"transformers"), "serve", str(chat_model), "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
+    with (tmp_path/"log").open("w") as log: process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    try:
+        for _ in range(600):
+            with socket.socket() as s:
+                if s.connect_ex(("127.0.0.1", port)) == 0: break
+            assert process.poll() is None, (tmp_path/"log").read_text()[-2000:]
+            time.sleep(0.2)
+        teacher = {"model": str(chat_model), "base_url": f"http://127.0.0.1:{port}/v1", "samples": 1, "max_new_tokens": 8, "timeout": 120.0, "temperature": 0.7}
+        found = run(configured(own(teacher=teacher)), until="curate", say=lambda line: None)
+        assert found["generate"]["traces"] == 27 and found["generate"]["written"] > 0 and found["generate"]["read"] > 27, (tmp_path/"log").read_text()[-2000:]
+        assert sum(found["curate"]["dropped"].values()) == 27, "an untrained model's replies pass no rule"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+# curation
+
+CLIPS = PROBLEMS[0]
+
+def test_every_trace_is_accounted_for_once():
+    traces = [Trace(p.id, p.gold.steps, p.answer, text=target_for(p.gold, "reason", "plain"), sample=j) for p in PROBLEMS for j in range(2)]
+    looks = Inspection(lambda p, t: rate and __import__("reasoning_distill.core", fromlist=["Verdict"]).Verdict("right"))
+    found = [*sieve(traces, {p.id: p for p in PROBLEMS}, Rules(), looks, Overlap(PROBLEMS[:5]))]
+    assert [s.trace for s in found] == traces
+    assert all(s.rule == "overlap" for s in found[:10]) and {s.rule for s in found[10:] if s.trace.sample} == {"duplicate"}
+
+
+def test_levels_by_known_difficulty():
+    traces = [Trace(p.id, p.gold.steps, p.answer) for p in PROBLEMS]
+    found = curriculum(PROBLEMS, traces, 3)
+    assert [len(level) for level in found] == [10, 10, 10] and sorted(p.id for level in found for p in level) == sorted(p.id for p in PROBLEMS)
+    assert all(a.steps <= b.steps for low, high in zip(found, found[1:], strict=False) for a in low for b in high)
+
+
+def test_a_kept_teacher_knows_only_what_was_kept():
+    traces = [Trace(p.id, p.gold.steps, p.answer, sample=j) for p in PROBLEMS[:2] for j in range(3)]
+    teacher = KeptTeacher(kept_by(traces, PROBLEMS, sampled=True))
+    assert teacher.traces(PROBLEMS[:2], 2, 0.7, 10, 0) == [traces[i] for i in (0, 1, 3, 4)]
+    for wrong in (dict(temperature=0.0), dict(style="patient teacher"), dict(problems=PROBLEMS[:3])):
+        with pytest.raises(InputError, match="no teacher to ask"):
+            teacher.traces(**{"problems": PROBLEMS[:2], "samples": 1, "temperature": 0.7, "max_new_tokens": 10, "seed": 0} | wrong)
