@@ -34,7 +34,7 @@ ASK = Request(model="toy-1", place="here", prompt="6*7", temperature=0.7, max_ne
 
 # A server that speaks both languages and misbehaves as scripted: the n-th attempt of a prompt meets the n-th mood, and all later ones are good.
 
-STATUS = {**{str(code): code for code in (400, 401, 403, 404, 408, 409, 429, 500, 503)}, "429 soon": 429, "429 never": 429}
+STATUS = {**{str(code): code for code in (400, 401, 403, 404, 408, 409, 429, 500, 503)}, "429 soon": 429, "429 never": 429, "moved": 307}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -87,6 +87,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in (("content-type", "application/json"), ("content-length", str(len(data)))): self.send_header(name, value)
         if after: self.send_header("retry-after", after)
+        if status == 307: self.send_header("location", f"http://localhost:{self.server.server_port}/elsewhere")
         self.end_headers()
         self.wfile.write(data)
 
@@ -148,8 +149,8 @@ GOOD = {"fine": [], "500": ["500"], "503": ["503", "503"], "408": ["408"], "409"
         "broken": ["broken"], "deep": ["deep"], "empty": ["empty"], "no text": ["no text", "no text"], "length": ["length"],
         "mixed": ["500", "broken", "429"]}
 BAD = {"400": "HTTP 400: no, 400: see the manual", "401": "HTTP 401: no, 401: see the manual", "403": "HTTP 403: no, 403: see the manual",
-       "404": "HTTP 404: no, 404: see the manual", "429 never": "HTTP 429", "refusal": "the model refused", "long thought": "cut off at 64 tokens",
-       "other": "'toy-1' was asked and 'toy-2' answered"}
+       "404": "HTTP 404: no, 404: see the manual", "429 never": "HTTP 429", "refusal": "the model refused", "moved": "HTTP 307",
+       "long thought": "cut off at 64 tokens", "other": "'toy-1' was asked and 'toy-2' answered"}
 STUCK = {"always 500": ("500", "HTTP 500"), "always cut": ("cut", "connection to"), "always broken": ("broken", "the reply is no JSON, 4 times"),
          "always empty": ("empty", "the reply has no"), "always sorry": ("sorry", ": out of tokens, 4 times")}
 
@@ -387,6 +388,17 @@ def test_a_reply_is_on_disk_before_it_is_used(store):
     complete(Fake(), [replace(ASK, prompt=p) for p in "abc"], store, on_reply=look)
 
 
+def test_an_interruption_between_a_reply_and_the_disk_loses_nothing(store, monkeypatch):
+    put, calls = store.put, []
+    def interrupted(request, reply):
+        calls.append(request)
+        if len(calls) == 1: raise KeyboardInterrupt
+        return put(request, reply)
+    monkeypatch.setattr(store, "put", interrupted)
+    with pytest.raises(KeyboardInterrupt): complete(Fake(), [ASK], store)
+    assert [*store.get([ASK.key])] == [ASK.key]
+
+
 def test_requests_for_another_are_refused(store):
     with pytest.raises(InputError, match="was given to"): complete(Fake(), [replace(ASK, model="other")], store)
 
@@ -502,6 +514,12 @@ def test_two_processes_write_at_once(tmp_path):
     assert [p.returncode for p in processes] == [0, 0], said
     with Store(path) as store: there = [store.get([replace(ASK, sample=i).key]) for i in range(60)]
     assert said[0] == said[1] == [next(iter(r.values())).text.split()[0] for r in there], "both are handed what is stored"
+
+
+def test_a_commit_waits_for_the_disk(tmp_path):
+    for _ in range(2):  # made, and opened again
+        with Store(tmp_path/"replies.db") as store:
+            assert store._all("PRAGMA journal_mode") == [("wal",)] and store._all("PRAGMA synchronous") == [(2,)]
 
 
 def test_threads_share_a_store(store):
