@@ -19,7 +19,7 @@ from ..templates import ANNOTATION
 from .steps import KNOWN, ONES, PARTS, TEENS, TENS, Side, claims_of, numbers_of, parse_steps
 
 # %% ../../nbs/verify/28_grounding.ipynb #c9beda0c
-MEASURES = tuple(map(Fraction, ("1/100", "1/20", "1/10", "1/4", "3/2", "16", "36", "2000")))  # coins and percents, one and a half; ounces and pounds, inches
+MEASURES = tuple(map(Fraction, ("1/100", "1/20", "1/10", "1/4", "3/2", "16", "36", "2000")))  # coins, percents, ounces, inches, pounds
 SMALL = {**{word: n for n, word in enumerate(ONES)}, **TEENS}
 SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "dozen": 12}
 TIMES = {"once": 1, "twice": 2, "double": 2, "thrice": 3, "triple": 3, "quadruple": 4, "pair": 2, "couple": 2, "trio": 3, "decade": 10,
