@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 from ..core import Trace, Verdict
 from .domain import LONGEST, Assessment, Case, Check, Domain, Part, check_gold, check_parts, part_of, text_of
-from ..expressions import stated, written
+from ..expressions import stated
+from ..verify.grounding import in_short
 
 # %% ../../nbs/domains/49_medical.ipynb #558b20e5
 CITED = re.compile(r"\[([^\[\]\n]{2,200})\]")
@@ -35,7 +36,7 @@ def check_findings(text: str, material: str) -> Verdict:
 def check_numbers(told: str, given: str) -> Verdict:
     "Whether what is told of the case has only the case's numbers."
     strange = sorted(stated(told) - stated(given))
-    if strange: return Verdict("wrong", written(strange[0]), reason=f"{written(strange[0])} is told of the case and stands nowhere in it")
+    if strange: return Verdict("wrong", in_short(strange[0]), reason=f"{in_short(strange[0])} is told of the case and stands nowhere in it")
     return Verdict("right", reason="each number is the case's" if stated(told) else "no number is told")
 
 # %% ../../nbs/domains/49_medical.ipynb #6750c9d7
