@@ -1,4 +1,4 @@
-"""Domains: what is right, wrong and unverifiable in each; planted defects are found at the rates that were measured; no text breaks or slows a verifier."""
+"""Domains: right, wrong and unverifiable in each; defects are found at the rates measured; no text breaks or slows a verifier."""
 import gzip
 import json
 import random
@@ -29,9 +29,9 @@ from reasoning_distill.domains.domain import (
     text_of,
     verify_general,
 )
-from reasoning_distill.domains.legal import LEGAL, check_citations, check_quotations, citations, legal_cases, legal_rates, verify_legal
+from reasoning_distill.domains.legal import LEGAL, check_citations, check_quotations, citations, legal_cases, legal_rates
 from reasoning_distill.domains.math import MATH, answer_check, verify_math
-from reasoning_distill.domains.medical import MEDICAL, check_advice, check_findings, medical_cases, medical_rates, verify_medical
+from reasoning_distill.domains.medical import MEDICAL, check_advice, check_findings, medical_cases, medical_rates
 from reasoning_distill.domains.registry import DOMAINS, domain_of
 from reasoning_distill.tasks.arithmetic import arithmetic_task
 from reasoning_distill.tasks.benchmarks import read_gsm8k
@@ -55,7 +55,8 @@ def test_a_row_becomes_a_case():
 
 
 @pytest.mark.parametrize("row, said", [
-    ({"question": "?"}, "'id'"), ({"id": "a"}, "'question'"), ({"id": "a", "question": " "}, "'question'"), ({"id": "a", "question": 3}, "'question' is '3'"),
+    ({"question": "?"}, "'id'"), ({"id": "a"}, "'question'"), ({"id": "a", "question": " "}, "'question'"), ({"id": "a", "question": 3},
+    "'question' is '3'"),
     ({"id": "a", "question": "?", "anwser": "1"}, "'anwser' is unknown"), ({"id": "a", "question": "?", "tests": [1]}, "'tests'"),
     ({"id": "a", "question": "?", "answer": True}, "'answer' is 'True'"), ({"id": "a", "question": "?", "answer": None}, "'answer' is 'None'"),
     ({"id": "a", "question": "?", "facts": {"a": 1}}, "'facts'"), ({"id": "a", "question": "?", "facts": []}, "'facts'")])
@@ -119,7 +120,8 @@ def test_a_domain_is_in_range_and_known_by_name():
 def test_nothing_is_right_without_something_to_hold_it_against(name):
     "Good traces of which the gold answer, the tests or the outcome are not known."
     law, picture = legal_cases()[0], medical_cases()[0]
-    texts = {"general": SAID, "math": SAID, "code": worked("def f(x): return x"), "legal": legal.good_trace(law), "medical": medical.good_trace(picture)}
+    texts = {"general": SAID, "math": SAID, "code": worked("def f(x): return x"), "legal": legal.good_trace(law),
+        "medical": medical.good_trace(picture)}
     material = {"legal": law.material, "medical": picture.material}.get(name, "")
     assert DOMAINS[name].verify(Case("open", EGGS.question, material=material), texts[name]).status == "unverifiable"
 
@@ -141,7 +143,8 @@ def test_general(text, status): assert verify_general(EGGS, text).status == stat
 
 
 @pytest.mark.parametrize("text, status", [
-    (SAID, "right"), (SAID.replace("12*2 = 24", "12*2 = 25"), "wrong"), (SAID.replace("#### 36", "#### 37"), "wrong"), ("It is plain.\n#### 36", "unverifiable"),
+    (SAID, "right"), (SAID.replace("12*2 = 24", "12*2 = 25"), "wrong"), (SAID.replace("#### 36", "#### 37"), "wrong"), ("It is plain.\n#### 36",
+    "unverifiable"),
     (SAID.replace("#### 36", ""), "unverifiable"), ("Ben has 12*2 = 24.\nNo, 12*2 = 26.\n#### 36", "wrong")])
 def test_mathematics_of_numbers(text, status): assert verify_math(EGGS, text).status == status
 
@@ -149,7 +152,8 @@ def test_mathematics_of_numbers(text, status): assert verify_math(EGGS, text).st
 LINE = Case("line", "Solve $2x + 3 = 11$.")
 
 
-@pytest.mark.parametrize("text, status", [("2x = 8\nx = 4\n#### x = 4", "right"), ("2x = 14\nx = 7\n#### x = 7", "wrong"), ("2x = 8\nx = 4\n#### x = 5", "wrong"),
+@pytest.mark.parametrize("text, status", [("2x = 8\nx = 4\n#### x = 4", "right"), ("2x = 14\nx = 7\n#### x = 7", "wrong"),
+    ("2x = 8\nx = 4\n#### x = 5", "wrong"),
                                           ("2x = 8\nx = 4\n#### 4", "unverifiable")])
 def test_algebra_is_checked_without_a_gold_answer(text, status): assert verify_math(LINE, text).status == status
 
@@ -192,7 +196,8 @@ def test_a_program_without_tests_is_unverifiable():
     assert check_parts(worked(GOOD), CODE_PARTS).right and CODE.parts == CODE_PARTS
 
 
-ROW = {"task_id": 7, "text": "Double it.", "code": "def twice(x): return 2*x", "test_setup_code": "", "test_list": ["assert twice(2) == 4", "assert twice(0) == 0"]}
+ROW = {"task_id": 7, "text": "Double it.", "code": "def twice(x): return 2*x", "test_setup_code": "", "test_list": ["assert twice(2) == 4",
+    "assert twice(0) == 0"]}
 EVAL = {"task_id": "HumanEval/0", "prompt": "import math\n\ndef root(x):\n    \"\"\"The root.\"\"\"\n", "entry_point": "root",
         "canonical_solution": "    return math.sqrt(x)\n", "test": "def check(candidate):\n    assert candidate(4) == 2"}
 
@@ -206,7 +211,8 @@ def test_rows_of_public_sets_become_cases(tmp_path):
     assert code_cases(tmp_path, "mbpp") == [case] and code_cases(tmp_path, "humaneval")[0].id == "humaneval/0"
 
 
-@pytest.mark.parametrize("rows, said", [([ROW, {**ROW, "test_list": []}], "line 2: field 'test_list' is empty"), ([{**ROW, "text": 1}], "field 'text' is '1'"),
+@pytest.mark.parametrize("rows, said", [([ROW, {**ROW, "test_list": []}], "line 2: field 'test_list' is empty"), ([{**ROW, "text": 1}],
+    "field 'text' is '1'"),
                                         ([{**ROW, "task_id": None}], "field 'task_id'"), ([{}], "line 1: field 'code'")])
 def test_bad_rows_are_named(tmp_path, rows, said):
     (tmp_path/"mbpp.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -258,8 +264,10 @@ LAW = "[Harbour Act s 3] A berth is let for a year.\n[Orlo v Quay 12] A berth th
 @pytest.mark.parametrize("text, status", [
     ("[Harbour Act s 3]", "right"), ("Harbour Act, § 3(2)", "right"), ("section 3(1)(b) of the Harbour Act", "right"), ("Under Section 3", "right"),
     ("In Orlo vs. Quay (12)", "right"), ("Following Orlo v Quay it falls back", "right"), ("[A berth is let for a year]", "right"),
-    ("[Harbour Act s 33]", "wrong"), ("Harbour Act § 4", "wrong"), ("s. 30 Harbour Act", "wrong"), ("Orlo v Quay 13", "wrong"), ("Quay v Orlo", "wrong"),
-    ("Old Harbour Act s 3", "wrong"), ("section 4", "wrong"), ("[custom of the sea]", "wrong"), ("nothing is cited", "unverifiable"), ("", "unverifiable")])
+    ("[Harbour Act s 33]", "wrong"), ("Harbour Act § 4", "wrong"), ("s. 30 Harbour Act", "wrong"), ("Orlo v Quay 13", "wrong"), ("Quay v Orlo",
+    "wrong"),
+    ("Old Harbour Act s 3", "wrong"), ("section 4", "wrong"), ("[custom of the sea]", "wrong"), ("nothing is cited", "unverifiable"), ("",
+    "unverifiable")])
 def test_citations(text, status): assert check_citations(text, LAW).status == status
 
 
@@ -268,18 +276,21 @@ def test_one_citation_has_one_form():
     assert {k for f in forms for k in f} == {"harbour act s 3"}
 
 
-@pytest.mark.parametrize("text, status", [('"A berth is let for a year"', "right"), ("“a berth that is left Empty”", "right"), ('"so to speak"', "right"),
+@pytest.mark.parametrize("text, status", [('"A berth is let for a year"', "right"), ("“a berth that is left Empty”", "right"), ('"so to speak"',
+    "right"),
                                           ('"A berth is let for two years"', "wrong"), ('""""', "right")])
 def test_quotations(text, status): assert check_quotations(text, LAW).status == status
 
 
-@pytest.mark.parametrize("text, status", [("[no fever]", "right"), ("[NO  fever]", "right"), ("[fever]", "wrong"), ("[age 17]", "wrong"), ("fever", "unverifiable")])
+@pytest.mark.parametrize("text, status", [("[no fever]", "right"), ("[NO  fever]", "right"), ("[fever]", "wrong"), ("[age 17]", "wrong"), ("fever",
+    "unverifiable")])
 def test_findings(text, status): assert check_findings(text, "no fever\nage 71").status == status
 
 
 @pytest.mark.parametrize("text, status", [
     ("Take two of them.", "wrong"), ("So:\n- take aspirin", "wrong"), ("The patient should start insulin.", "wrong"), ("5 ml of it", "wrong"),
-    ("1.5 mg twice a day", "wrong"), ("I recommend amoxicillin.", "wrong"), ("Take a history.", "right"), ("CRP 12 mg/l", "right"), ("It takes two days.", "right"),
+    ("1.5 mg twice a day", "wrong"), ("I recommend amoxicillin.", "wrong"), ("Take a history.", "right"), ("CRP 12 mg/l", "right"),
+    ("It takes two days.", "right"),
     ("One could take a swab.", "right"), ("She had taken 500 mg", "right")])
 def test_advice(text, status): assert check_advice(text, "She had taken 500 mg of it").status == status
 
@@ -290,8 +301,10 @@ CLIPS = "Ann sold forty-eight clips in April, and half as many in May. How many 
 
 
 @pytest.mark.parametrize("text, found", [
-    ("In May 48/2 = 24.\nIn all 48 + 24 = 72.", []), ("In June she sold 31.\nIn all 48 + 31 = 79.", ["31"]), ("Then <<48+33=81>>81.\nThen <<81-17=64>>64.", ["33", "17"]),
-    ("Zoe has 48/2 = 24.", ["Zoe"]), ("So Zoe's are 48/2 = 24.", ["Zoe"]), ("Adding gives 48 + 24 = 72.", []), ("On Monday Ann's friends and I count.", []),
+    ("In May 48/2 = 24.\nIn all 48 + 24 = 72.", []), ("In June she sold 31.\nIn all 48 + 31 = 79.", ["31"]),
+    ("Then <<48+33=81>>81.\nThen <<81-17=64>>64.", ["33", "17"]),
+    ("Zoe has 48/2 = 24.", ["Zoe"]), ("So Zoe's are 48/2 = 24.", ["Zoe"]), ("Adding gives 48 + 24 = 72.", []),
+    ("On Monday Ann's friends and I count.", []),
     ("", []), ("Forty-eight clips * 12 months = 576.", []), ("48 * 1.5 = 72.", [])])
 def test_strangers(text, found): assert strangers(CLIPS, text) == found
 
@@ -299,6 +312,10 @@ def test_strangers(text, found): assert strangers(CLIPS, text) == found
 def test_what_the_material_gives_is_at_home():
     assert strangers(CLIPS, "Zoe sold 48 + 31 = 79.", "Zoe sold 31.") == [] != strangers(CLIPS, "Zoe sold 48 + 31 = 79.")
     assert strangers("A dozen eggs, three hundred nuts, 20% off, ¾ of it.", "12 * 300 = 3600. 300 * 0.8 = 240. 300 * 0.75 = 225.") == []
+
+
+@pytest.mark.parametrize("number, said", [("9"*400, "9"*400), ("5.5", "5.5"), ("33.125", "33.125"), ("1234567", "1234567")])
+def test_a_stranger_is_told_in_digits(number, said): assert strangers(CLIPS, f"So {number} + 48 = 7.") == [said]
 
 
 def test_planted_strangers_are_found_in_generated_problems():
@@ -323,9 +340,12 @@ def test_the_rates_on_gsm8k_are_those_measured(real_data):
 
 # ---------------------------------------------------------------- text of any kind
 
-PIECES = ["Complexity:", "## Tests\n", "**Notice**", "[Harbour Act s 3]", "Orlo v Quay 12", "section 3 of the ", "Harbour Act", "#### 36\n", "#### ", "\n", "- ", "* ", "x = 2",
-          "48/2 = 24. ", "Take ", "mg ", "500", "[", "]", '"', "“", "Ann's ", "Zoe ", "and ", "of ", "A ", "§", "v ", "$", "{", "1. ", " ", "```python\n", "½", "\0", "É"]
-QUICK = {name: d for name, d in DOMAINS.items() if name in ("general", "legal", "medical")}  # the others run what they find, within limits of their own
+PIECES = ["Complexity:", "## Tests\n", "**Notice**", "[Harbour Act s 3]", "Orlo v Quay 12", "section 3 of the ", "Harbour Act", "#### 36\n", "#### ",
+    "\n", "- ", "* ", "x = 2",
+          "48/2 = 24. ", "Take ", "mg ", "500", "[", "]", '"', "“", "Ann's ", "Zoe ", "and ", "of ", "A ", "§", "v ", "$", "{", "1. ", " ",
+          "```python\n", "½", "\0", "É"]
+QUICK = {name: d for name, d in DOMAINS.items() if name in ("general", "legal",
+    "medical")}  # the others run what they find, within limits of their own
 LAWSUIT = Case("c", "Is it so?", "yes", LAW + "\nno fever")
 
 
@@ -338,7 +358,8 @@ def test_no_text_breaks_a_verifier(text):
     citations(text)
 
 
-@pytest.mark.parametrize("piece", [*PIECES, "Aa ", "Aa and ", "s 3 of the Aa ", "a ", "take the ", "one should take a ", "I recommend ", "12 ", "1,", "(1)", "****", "__a", "A:\n",
+@pytest.mark.parametrize("piece", [*PIECES, "Aa ", "Aa and ", "s 3 of the Aa ", "a ", "take the ", "one should take a ", "I recommend ", "12 ", "1,",
+    "(1)", "****", "__a", "A:\n",
                                    "a-", "twenty-", "three hundred ", "Zz's", "=", "= 1", "not ", "or ", ";"])
 def test_text_made_to_be_slow_is_read_at_once(piece):
     text, start = (piece*(LONGEST//len(piece)))[:LONGEST - 1] + "!", time.process_time()
@@ -348,7 +369,8 @@ def test_text_made_to_be_slow_is_read_at_once(piece):
     assert time.process_time() - start < 5
 
 
-@pytest.mark.parametrize("text", ["x = "*5000, "9**9**9 = 1", "$"*9999, r"\frac{"*900 + " = x", "1/0 = x", "= = =", "\n".join(f"x^{k} = {k}" for k in range(60))])
+@pytest.mark.parametrize("text", ["x = "*5000, "9**9**9 = 1", "$"*9999, r"\frac{"*900 + " = x", "1/0 = x", "= = =",
+    "\n".join(f"x^{k} = {k}" for k in range(60))])
 def test_hostile_mathematics_ends_in_time(text):
     start = time.monotonic()
     assert MATH.verify(LINE, text).status in ("wrong", "unverifiable")

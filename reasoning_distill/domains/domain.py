@@ -139,7 +139,8 @@ def part_of(
     "What a trace says under the headings of a part, or the sentence that states it."
     below = [body for name, body in sections(text) if re.fullmatch(part.headings, name, re.IGNORECASE) and len(re.findall(r"\w+", body)) >= least]
     if below: return "\n".join(below)
-    said = [s for s in re.split(r"(?<=[.!?])\s+|\n", text[:LONGEST]) if part.sentence and len(s) < 2000 and re.search(part.sentence, s, re.IGNORECASE)]
+    said = [s for s in re.split(r"(?<=[.!?])\s+|\n", text[:LONGEST]) if part.sentence and len(s) < 2000 and re.search(part.sentence, s,
+        re.IGNORECASE)]
     return next((s.strip() for s in said if len(re.findall(r"\w+", s)) >= 4), "")
 
 def check_parts(

@@ -26,8 +26,9 @@ ONLY_ACT = re.compile(ACT)
 PARTY = r"[A-Z][\w'’-]{1,30}+(?: [A-Z][\w'’-]{1,30}+){0,2}"
 PRECEDENT = re.compile(rf"({PARTY}) (?:v|vs)\.? ({PARTY})(?:\s*[(\[]?(\d{{1,4}})\b[)\]]?)?")
 BRACKETED = re.compile(r"\[([A-Za-z][^\[\]\n]{3,200})\]")
-LEADS = {"the", "under", "by", "in", "see", "and", "both", "since", "as", "per", "while", "if", "because", "but", "here", "section", "with", "of", "to",
-         "nor", "or", "following", "unlike", "like", "compare", "cf", "also", "on", "from", "both", "though", "although", "so", "that", "this", "an", "a"}
+LEADS = {"the", "under", "by", "in", "see", "and", "both", "since", "as", "per", "while", "if", "because", "but", "here", "section", "with", "of",
+    "to",
+         "nor", "or", "following", "unlike", "like", "compare", "cf", "also", "on", "from", "though", "although", "so", "that", "this", "an", "a"}
 
 def _bare(name: str) -> str:  # in small letters, without words that only lead up to it
     words = name.lower().replace("’", "'").split()
@@ -105,7 +106,8 @@ def verify_legal(case: Case, trace: Trace | str) -> Assessment:
         Check("outcome", check_gold(case, text, "text")), Check("argument", ARGUMENT, must=False)))
 
 LEGAL = Domain(
-    "legal", "You are a clerk who prepares a judge's decision. You rest on the material you are given and on nothing else; where it is silent, you say so.",
+    "legal", "You are a clerk who prepares a judge's decision. You rest on the material you are given and on nothing else; where it is silent, "
+    "you say so.",
     "Write six parts, each under its heading: 'Statutes:', 'Precedents:', 'For the claim:', 'Against the claim:', 'Standard of proof:' and "
     "'Conclusion:'. Cite only what the material holds, in its own form, as in [Harbour Act s 3]. Quote word for word or not at all. "
     "End with a line '#### granted' or '#### dismissed'.", verify_legal, parts=LEGAL_PARTS)
@@ -128,7 +130,8 @@ LAWS = {
 DISPUTES = (
     ("berth-1", "Sella's berth stood empty for seventy days in a row. The harbour asks that her year be declared ended.", "granted",
      ("Harbour Act s 3", "Orlo v Quay 12", "Proof Act s 4")),
-    ("berth-2", "Sella's berth was empty for forty days, used for a night, and empty for fifty days. The harbour asks that her year be declared ended.",
+    ("berth-2", "Sella's berth was empty for forty days, used for a night, and empty for fifty days. The harbour asks that her year be declared "
+    "ended.",
      "dismissed", ("Harbour Act s 3", "Orlo v Quay 12", "Proof Act s 4")),
     ("mooring-1", "Brin moored at Odo's berth for three days while Odo was away and knew nothing. Odo claims twice the daily fee.", "granted",
      ("Harbour Act s 8", "Tamsin v Brack 19", "Proof Act s 4")),
@@ -141,7 +144,8 @@ DISPUTES = (
      ("Orchard Code s 2", "Hale v Wick 23", "Proof Act s 4")),
     ("fruit-2", "Gil shook Runa's tree until pears dropped onto his ground. Gil asks that they be declared his.", "dismissed",
      ("Orchard Code s 2", "Hale v Wick 23", "Proof Act s 4")),
-    ("tree-1", "Runa's tree stands one pace from the boundary. She says that it is older than the boundary and offers nothing to show it. Gil asks that "
+    ("tree-1", "Runa's tree stands one pace from the boundary. She says that it is older than the boundary and offers nothing to show it. Gil "
+    "asks that "
      "it be cut.", "granted", ("Orchard Code s 5", "Marl v Fenn 27", "Proof Act s 4")),
     ("tree-2", "Runa's tree stands one pace from the boundary. An old map shows the tree and no boundary yet. Gil asks that it be cut.", "dismissed",
      ("Orchard Code s 5", "Marl v Fenn 27", "Proof Act s 4")),
@@ -149,7 +153,8 @@ DISPUTES = (
      ("Orchard Code s 5", "Marl v Fenn 27", "Proof Act s 4")),
     ("lantern-1", "A storm put out Mirko's lantern, and he left it dark until morning. The wardens ask that a breach be declared.", "granted",
      ("Lantern Ordinance s 1", "Dorrit v Lane Wardens 31", "Proof Act s 4")),
-    ("lantern-2", "A storm put out Mirko's lantern. He lit it again before half an hour was over. The wardens ask that a breach be declared.", "dismissed",
+    ("lantern-2", "A storm put out Mirko's lantern. He lit it again before half an hour was over. The wardens ask that a breach be declared.",
+    "dismissed",
      ("Lantern Ordinance s 1", "Dorrit v Lane Wardens 31", "Proof Act s 4")),
 )
 
@@ -186,7 +191,7 @@ LEGAL_DEFECTS = {  # kind → how it is planted
     "no standard of proof": lambda text, case: _without(text, "Standard").replace("proof", "truth"),
     "empty heading": lambda text, case: re.sub(r"(?m)^((?:## |\*\*)?For the claim:?(?:\*\*)?)\s*.*$", r"\1", text, count=1),
     "section made up": lambda text, case: re.sub(r"(?<=\bs )\d+(?=\])|(?<=section )\d+", "77", text, count=1),
-    "act made up": lambda text, case: text.replace("Conclusion", "Conclusion", 1).replace("may not suffice", "may not suffice under the Wreck Act", 1),
+    "act made up": lambda text, case: text.replace("may not suffice", "may not suffice under the Wreck Act", 1),
     "precedent made up": lambda text, case: text.replace("can be brought", "can, since Abel v Stroud 40, be brought", 1),
     "precedent of another year": lambda text, case: text.replace("Weighing both", f"Weighing both, and {_precedent(case)} 99", 1),
     "quotation made up": lambda text, case: text.replace("Weighing both", 'Since "no claim is heard after the third full moon"', 1),
@@ -202,15 +207,18 @@ def hard_traces() -> Iterator[tuple[Case, str]]:
     "Good traces that the rubric may well call wrong."
     cases = {c.id: c for c in legal_cases()}
     yield cases["verrin/fruit-1"], (
-        "1. Applicable law: the Orchard Code, s. 2, gives fallen fruit to the owner of the ground.\n2. Case law: Hale v. Wick (23) excludes fruit that was "
+        "1. Applicable law: the Orchard Code, s. 2, gives fallen fruit to the owner of the ground.\n2. Case law: Hale v. Wick (23) excludes fruit "
+        "that was "
         "shaken down.\n3. Claimant's case: the pears dropped by themselves.\n4. Defendant's case: nothing shows that anybody shook the tree.\n"
         "5. Burden of proof: on Gil, by s 4 of the Proof Act.\n6. Outcome: the pears are his.\n#### granted")
     yield cases["verrin/tree-3"], (
-        "Statutes: [Orchard Code s 5] reaches two paces; other islands have a Shade Act, Verrin has none.\nPrecedents: [Marl v Fenn 27] is not needed.\n"
+        "Statutes: [Orchard Code s 5] reaches two paces; other islands have a Shade Act, Verrin has none.\nPrecedents: [Marl v Fenn 27] is not "
+        "needed.\n"
         "For the claim: the beds lie in shade.\nAgainst the claim: three paces are more than two.\nStandard of proof: the distance is not disputed.\n"
         "Conclusion: the claim fails.\n#### dismissed")
     yield cases["verrin/lantern-2"], (
-        "The Lantern Ordinance asks in section 1 for a lit lantern. Dorrit v Lane Wardens allows an hour. The wardens say it was dark; Mirko says half an hour "
+        "The Lantern Ordinance asks in section 1 for a lit lantern. Dorrit v Lane Wardens allows an hour. The wardens say it was dark; Mirko says "
+        "half an hour "
         "is less than an hour. On the balance of probabilities he lit it again in time. I would dismiss the claim.\n#### dismissed")
 
 def legal_rates() -> dict[str, tuple[int, int]]:  # kind of trace → how many are called wrong, or unverifiable for want of an outcome; of how many

@@ -65,7 +65,8 @@ def answer_check(case: Case, text: str) -> Verdict:
     said = extract_answer(text, kind="expression").replace("$", "")
     values = dict(VALUES.findall(said))
     equations = [f for f in formulas(case.question) if "=" in f and re.search(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", f)]
-    if not values or not equations: return Verdict("unverifiable", said, reason="no gold answer, and no equation in the question to put the answer into")
+    if not values or not equations: return Verdict("unverifiable", said, reason="no gold answer, and no equation in the question to put the "
+        "answer into")
     return satisfies(values, equations)
 
 # %% ../../nbs/domains/49_math.ipynb #a98afd87

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'SMALL', 'SCALES', 'TIMES', 'VULGAR', 'WORDED', 'SCALED', 'PERCENT', 'PARTED', 'EQUALS', 'EVERYDAY',
-           'OPENERS', 'ACTS', 'NAME', 'OPENS', 'ACTING', 'NEWCOMERS', 'in_digits', 'numbers_given', 'strange_numbers',
-           'strange_names', 'strangers', 'plant_number', 'plant_name', 'rates']
+           'OPENERS', 'ACTS', 'NAME', 'OPENS', 'ACTING', 'NEWCOMERS', 'in_digits', 'numbers_given', 'in_short',
+           'strange_numbers', 'strange_names', 'strangers', 'plant_number', 'plant_name', 'rates']
 
 # %% ../../nbs/verify/28_grounding.ipynb #d03a613c
 import random
@@ -19,7 +19,7 @@ from ..templates import ANNOTATION
 from .steps import KNOWN, ONES, PARTS, TEENS, TENS, Side, claims_of, numbers_of, parse_steps
 
 # %% ../../nbs/verify/28_grounding.ipynb #c9beda0c
-MEASURES = tuple(map(Fraction, ("1/100", "1/20", "1/10", "1/4", "3/2", "16", "36", "2000")))  # coins and percents, one and a half; ounces and pounds, inches
+MEASURES = tuple(map(Fraction, ("1/100", "1/20", "1/10", "1/4", "3/2", "16", "36", "2000")))  # coins, percents, ounces, inches, pounds
 SMALL = {**{word: n for n, word in enumerate(ONES)}, **TEENS}
 SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "dozen": 12}
 TIMES = {"once": 1, "twice": 2, "double": 2, "thrice": 3, "triple": 3, "quadruple": 4, "pair": 2, "couple": 2, "trio": 3, "decade": 10,
@@ -53,18 +53,23 @@ def numbers_given(
     return plain | whole | parts | _scaled(text) | {1 - p for p in parts} | {Fraction(n) for word, n in TIMES.items() if word in text} | shares
 
 # %% ../../nbs/verify/28_grounding.ipynb #0bb8096a
+def in_short(value: Fraction) -> str:
+    "A number with a decimal point where that is exact, else as a fraction."
+    text = f"{float(value):.12g}" if abs(value) < 10**12 else ""
+    return text if text and Fraction(text) == value else written(value)
+
 EQUALS = re.compile(r"[=≈]\s*+[-$€£]?\s?([\d.,]*\d)")
 
 def strange_numbers(
     given: str,  # question, and material if there is any
     steps: Sequence[Step],
-) -> Iterator[str]:  # as written, in order; each one once
+) -> Iterator[str]:  # in digits and in order; each one once
     "The operands that come from nowhere."
     known, told = numbers_given(given) | {*map(Fraction, KNOWN), *MEASURES}, set()
     for step in steps:
         for claim in claims_of(step):
             strange = stated(claim.left) - known - told if claim.sure and Side(claim.left, []).calculates else set()
-            yield from map(written, sorted(strange))
+            yield from map(in_short, sorted(strange))
             told |= strange
             known |= stated(claim.right)
         known |= {v for n in EQUALS.findall(ANNOTATION.sub("", step.text)[:2000]) if (v := value_in(n)) is not None}
@@ -115,7 +120,7 @@ def strangers(
     question: str,
     text: str,  # the trace as written
     material: str = "",  # what the trace may rely on besides
-) -> list[str]:  # numbers and names, as written; empty: nothing that a look without a model can see
+) -> list[str]:  # numbers in digits, and names; empty: nothing that a look without a model can see
     "What a trace holds that comes from nowhere."
     given = f"{question}\n{material}"
     return [*strange_numbers(given, parse_steps(text)), *strange_names(given, text)]
