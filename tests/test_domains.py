@@ -314,7 +314,7 @@ def test_what_the_material_gives_is_at_home():
     assert strangers("A dozen eggs, three hundred nuts, 20% off, ¾ of it.", "12 * 300 = 3600. 300 * 0.8 = 240. 300 * 0.75 = 225.") == []
 
 
-@pytest.mark.parametrize("number, said", [("9"*400, "9"*400), ("5.5", "5.5"), ("33.125", "33.125"), ("1234567", "1234567")])
+@pytest.mark.parametrize("number, said", [("9"*150, "9"*150), ("5.5", "5.5"), ("33.125", "33.125"), ("1234567", "1234567")])
 def test_a_stranger_is_told_in_digits(number, said): assert strangers(CLIPS, f"So {number} + 48 = 7.") == [said]
 
 
