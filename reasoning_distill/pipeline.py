@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -30,7 +31,7 @@ from reasoning_distill.core import (
 from .curation import Account, Inspection, Overlap, Rules, Sifted, curriculum, sieve, stream, whole_file
 from .curation import in_words as account_in_words
 from .domains.registry import DOMAINS
-from .domains.domain import Case, case_of, problem_of, prompt_of, text_of
+from .domains.domain import Case, case_of, problem_of, prompt_of, text_of, trace_in
 from .evaluate import Prediction, evaluate, rate, summarise
 from reasoning_distill.experiment import (
     checkpoint_hash, hardware, open_student, open_teacher, placed, project_folder, revision, template_for, versions
@@ -43,7 +44,7 @@ from .teachers.prices import FREE, Budgeted, Estimate, Price, estimate, price_of
 from .teachers.remote import RemoteConfig, remote_backend
 from .teachers.stored import KeptTeacher, LocalBackend, StoredTeacher, as_trace, in_chat, kept_by
 from .stats import wilson
-from .templates import STYLES, TEMPLATES, prompt_for, read_trace
+from .templates import STYLES, TEMPLATES, prompt_for
 from .traces import trace_examples
 from .training import FitConfig, Setup, chained, set_weights, training_flops, weights_of
 from .verify.grounding import strangers
@@ -67,13 +68,13 @@ class TeacherSettings:
     concurrency: int = 4  # requests at a time
     retries: int = 5  # of a request that failed for a passing reason
     timeout: float = 60.0  # seconds
-    prices: dict = field(default_factory=lambda: {"input": None, "output": None})  # USD a million tokens; empty: as listed, and nothing on this machine
+    prices: dict = field(default_factory=lambda: {"input": None, "output": None})  # USD a million tokens; empty: as listed
 
     def __post_init__(self):
         choose(self.kind, dict.fromkeys(KINDS), "teacher kind")
         check_range(self, 1, None, "samples", "max_new_tokens", "concurrency")
         check_range(self, 0, None, "retries")
-        if self.kind in ("local", "openai", "anthropic") and not self.model: raise InputError(f"teacher kind {self.kind!r} needs a model: set teacher.model")
+        if self.kind not in ("scratch", "gold") and not self.model: raise InputError(f"teacher kind {self.kind!r} needs a model: set teacher.model")
         if [*self.prices.values()].count(None) == 1: raise InputError("one price without the other: set both input and output of teacher.prices")
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ class PipelineConfig:
         check_range(self, 1, None, "levels", "epochs", "max_new_tokens")
         check_range(self, 0, None, "budget", "seed")
         check_range(self, 0.01, 0.4, "held_out")
-        if bool(self.questions) == bool(self.task): raise InputError("questions come from a file or from a task: set exactly one of 'questions' and 'task'")
+        if bool(self.questions) == bool(self.task):
+            raise InputError("questions come from a file or from a task: set exactly one of 'questions' and 'task'")
         if self.teacher.kind == "scratch" and not self.task:
             raise InputError("teacher kind 'scratch' is for generated tasks: set teacher.kind to local, openai or anthropic, and teacher.model")
 
@@ -195,7 +197,10 @@ def material_of(config: PipelineConfig) -> Material:
     gone = {c.id for c in [*held, *test]}
     train = [c for c in cases if c.id not in gone]
     if not train: raise InputError(f"{config.questions} has {len(cases)} questions, and nothing is left to train on: give at least 3")
-    return Material(*([problem_of(c) for c in part] for part in (train, held, test)), {c.id: c for c in [*cases, *others]})
+    if DOMAINS[config.domain].verbatim:  # the reference is a program, which no final answer is compared with
+        def problem(c): return replace(problem_of(c), answer="")
+    else: problem = problem_of
+    return Material(*([problem(c) for c in part] for part in (train, held, test)), {c.id: c for c in [*cases, *others]})
 
 def experiment_config(config: PipelineConfig) -> Config:
     "The experiment whose task, base student and teacher from scratch the pipeline uses."
@@ -294,7 +299,8 @@ def generate(config: PipelineConfig, material: Material, teacher: StoredTeacher 
                 else:
                     counts.update({"traces": 1, "read": found.prompt_tokens, "written": found.tokens})
                     write(found)
-    return {**{k: counts[k] for k in ("asked", "traces", "read", "written")}, "failed": sum(reasons.values()), "reasons": dict(reasons.most_common(5))}
+    failed = {"failed": sum(reasons.values()), "reasons": dict(reasons.most_common(5))}
+    return {**{k: counts[k] for k in ("asked", "traces", "read", "written")}, **failed}
 
 def _answers(config, teacher, problems, samples, temperature) -> Iterator[tuple[Problem, int, Trace | Unanswered]]:
     if isinstance(teacher, GoldTeacher):
@@ -302,8 +308,9 @@ def _answers(config, teacher, problems, samples, temperature) -> Iterator[tuple[
         return
     requests = teacher.requests(problems, samples, temperature, config.teacher.max_new_tokens, config.seed)
     found = complete(teacher.backend, requests, teacher.store)
+    read = partial(trace_in, DOMAINS[config.domain])
     for p, q, r in zip([p for p in problems for _ in range(samples)], requests, found, strict=True):
-        yield p, q.sample, r if isinstance(r, Unanswered) else as_trace(r, p.id, teacher.name, q.sample)
+        yield p, q.sample, r if isinstance(r, Unanswered) else as_trace(r, p.id, teacher.name, q.sample, read=read)
 
 def generated_in_words(found: dict) -> str:
     "One line."
@@ -317,6 +324,7 @@ def inspection(config: PipelineConfig, material: Material) -> Inspection:
     def judge(p: Problem, t: Trace) -> Verdict:
         found = domain.verify(material.cases[p.id], t)
         return Verdict(found.status, t.answer, p.answer, found.reason)
+    if domain.verbatim: return Inspection(judge)  # the constants of a program are its own business: the tests judge it
     return Inspection(judge, lambda p, t: strangers(p.question, text_of(t)))  # the material stands in the question
 
 def curate(config: PipelineConfig, material: Material, folder: Path) -> dict:
@@ -339,12 +347,14 @@ def open_pupil(config: PipelineConfig, material: Material, kept: Sequence[Trace]
     texts = [own[t.problem].question + "\n" + "\n".join([*(s.text for s in t.steps), t.answer]) for t in kept[:2000]]
     return placed(build_student(config.student, config.seed, texts=texts))
 
-def _check_needs(config: PipelineConfig, live, student: Student) -> None:
+def _check_needs(config: PipelineConfig, live, student: Student, answers: bool) -> None:
     needs = from_dict(METHODS[config.method].config, config.options).needs
-    if "assistant" in needs: raise InputError(f"method {config.method!r} with these options needs a second teacher, and the pipeline has one: change them")
+    def refuse(why): raise InputError(f"method {config.method!r} {why}")
+    if not needs and not answers: refuse("learns from gold answers, and the questions have none: use cot, or give answers")
+    if "assistant" in needs: refuse("with these options needs a second teacher, and the pipeline has one: change them")
     if "scores" not in needs: return
     if getattr(live, "model", None) is None:
-        raise InputError(f"method {config.method!r} needs the scores of its teacher, and {config.teacher.kind!r} gives text alone: use a local teacher")
+        refuse(f"needs the scores of its teacher, and {config.teacher.kind!r} gives text alone: use a local teacher")
     check_same_vocabulary(live.model.tokenizer, student.tokenizer)
 
 def train(config: PipelineConfig, material: Material, live, folder: Path) -> dict:
@@ -353,10 +363,10 @@ def train(config: PipelineConfig, material: Material, live, folder: Path) -> dic
     with_traces = {t.problem for t in kept}
     lessons, held = ([p for p in part if p.id in with_traces] for part in (material.train, material.validation))
     if not lessons or not held:
-        raise InputError(f"{len(lessons)} training and {len(held)} validation questions kept a trace: loosen the rules ({folder/'dropped.jsonl'} says "
-                         "which one each trace failed), or give more questions")
+        raise InputError(f"{len(lessons)} training and {len(held)} validation questions kept a trace: loosen the rules "
+                         f"({folder/'dropped.jsonl'} says which one each trace failed), or give more questions")
     student = open_pupil(config, material, kept)
-    _check_needs(config, live, student)
+    _check_needs(config, live, student, all(p.answer for p in lessons))
     template, taught = template_for(student, config.template), [t for t in kept if t.problem in {p.id for p in lessons}]
     stand_in = _stand_in(config, kept, lessons, held, live, folder)
     steps = [_level(config, student, stand_in, level, held, template, taught, folder/"training"/f"level-{i}", i)
@@ -399,7 +409,8 @@ def test(config: PipelineConfig, material: Material, folder: Path, template: str
     student, looks = placed(from_checkpoint(str(folder/"student"))), inspection(config, material)
     how = next(iter(from_dict(METHODS[config.method].config, config.options).decodings.values()))
     found = evaluate(student, material.test, template=template, max_new_tokens=config.max_new_tokens, **vars(how))
-    traces = [read_trace(f.text, p.id, source="student", truncated=f.truncated) for f, p in zip(found, material.test, strict=True)]
+    domain = DOMAINS[config.domain]
+    traces = [trace_in(domain, f.text, p.id, source="student", truncated=f.truncated) for f, p in zip(found, material.test, strict=True)]
     verdicts = [looks.judge(p, t) for p, t in zip(material.test, traces, strict=True)]
     whole = [verify_trace(p.question, f.text, p.answer or None, facts=p.facts) for p, f in zip(material.test, found, strict=True)]
     write_jsonl(folder/"predictions.jsonl", ({"problem": p.id, "question": p.question, "answer": p.answer, "text": f.text, "strict": f.strict.status,
@@ -422,7 +433,8 @@ def percent(r: Mapping) -> str:  # of `rate`
 def tested_in_words(found: dict) -> str:
     "One line."
     answers = f"answers {percent(found['answers']['strict'])}; " if found["answers"] else "no gold answers; "
-    return answers + f"domain's verifier: right {percent(found['domain'])}, wrong {found['domain']['wrong']}, unverifiable {found['domain']['unverifiable']}"
+    d = found["domain"]
+    return answers + f"domain's verifier: right {percent(d)}, wrong {d['wrong']}, unverifiable {d['unverifiable']}"
 
 # %% ../nbs/62_pipeline.ipynb #217f57d5
 def table(rows: Mapping[str, object]) -> str:
@@ -464,8 +476,8 @@ def dataset_card(config: PipelineConfig, found: Mapping[str, dict], rows: int) -
     steps = {f"{n or 'unknown number of'} steps": f"{c['kept']} of {c['traces']} traces kept" for n, c in found["curate"]["by_steps"].items()}
     return "\n\n".join([f"---\n{front}---", f"# Traces of {Path(config.output_dir).name}", f"{rows:,} traces that passed every rule.",
                         table(data_rows(config, found)), "## By difficulty", table(steps),
-                        "Fields: `id`, `split`, `question`, `answer` (gold, empty where unknown), `trace`, `final` (the trace's own answer), `steps`, `source`, "
-                        "`sample`. What was dropped, and by which rule, is in `dropped.jsonl` beside this folder.", ""])
+                        "Fields: `id`, `split`, `question`, `answer` (gold, empty where unknown), `trace`, `final` (the trace's own answer), "
+                        "`steps`, `source`, `sample`. What was dropped, and by which rule, is in `dropped.jsonl` beside this folder.", ""])
 
 def save(config: PipelineConfig, material: Material, found: Mapping[str, dict], folder: Path) -> dict:
     "Write the cards, the data set and the report."
@@ -535,7 +547,8 @@ def _stages(config: PipelineConfig, material: Material, live, folder: Path, foun
                   lambda: _afresh(config, material, live, folder), trained_in_words),
         "evaluate": (lambda: [found["train"]["key"], questions(material.test), settings("max_new_tokens", "method", "options", "domain")],
                      lambda: test(config, material, folder, found["train"]["template"]), tested_in_words),
-        "save": (lambda: [s["key"] for s in found.values()], lambda: save(config, material, found, folder), lambda s: f"{folder}/student, {folder}/dataset"),
+        "save": (lambda: [s["key"] for s in found.values()], lambda: save(config, material, found, folder),
+                 lambda s: f"{folder}/student, {folder}/dataset"),
     }
 
 def _afresh(config: PipelineConfig, material: Material, live, folder: Path) -> dict:

@@ -63,7 +63,7 @@ def grown(count: int, seed: int = 0) -> dict:
                     piece = problems[start:start + PIECE]
                     requests = teacher.requests(piece, SAMPLES, 0.7, 128, seed)
                     found = complete(teacher.backend, requests, store)
-                    for p, q, r in zip([p for p in piece for _ in range(SAMPLES)], requests, found, strict=True): write(as_trace(r, p.id, "prompter", q.sample))
+                    for i, (q, r) in enumerate(zip(requests, found, strict=True)): write(as_trace(r, piece[i//SAMPLES].id, "prompter", q.sample))
             clock.append(time.perf_counter())
         with whole_file(Path(folder)/"kept.jsonl") as write:
             for s in sieve(stream(Path(folder)/"traces.jsonl", Trace), own, Rules(), looks, Overlap(tests)):
@@ -71,8 +71,8 @@ def grown(count: int, seed: int = 0) -> dict:
                 if not s.rule: write(s.trace)
         clock.append(time.perf_counter())
     rows, seconds = SAMPLES*count, [b - a for a, b in zip(clock, clock[1:], strict=False)]
-    return {"questions": count, "traces": rows, "stored a second": rows/seconds[0], "found a second": rows/seconds[1], "sifted a second": rows/seconds[2],
-            "seconds": sum(seconds), "memory added, MB": _peak() - before, "kept": account.summary()["kept"]}
+    speeds = {f"{what} a second": rows/s for what, s in zip(("stored", "found", "sifted"), seconds, strict=True)}
+    return {"questions": count, "traces": rows, **speeds, "seconds": sum(seconds), "memory added, MB": _peak() - before, "kept": account.summary()["kept"]}
 
 def _peak() -> float: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024  # MB on Linux
 
@@ -85,8 +85,9 @@ def bench_scale(
     tables_dir: str = "paper/tables",
 ) -> pd.DataFrame:
     "Measure, and write record and table."
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool: rows = [*pool.map(grown, [least*2**i for i in range(sizes)])]
-    record = {"config": {"least": least, "sizes": sizes, "seed": seed}, "revision": revision(), "versions": versions(), "hardware": hardware(), "rows": rows}
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool: rows = [*pool.map(grown, [least*2**i for i in range(sizes)], [seed]*sizes)]
+    record = {"config": {"least": least, "sizes": sizes, "seed": seed}, "revision": revision(), "versions": versions(), "hardware": hardware(),
+              "rows": rows}
     write_file(project_folder()/record_file, json.dumps(record, indent=1) + "\n")
     return write_scale(record, tables_dir)
 

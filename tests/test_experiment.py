@@ -389,7 +389,8 @@ def test_bad_rows_stop_papermill_with_file_and_line(root, tmp_path, gsm8k, edit)
 
 
 @pytest.mark.parametrize("arguments, part", [
-    (["notebook", "DISTILL", "OUT", "-p", "metod", "cot"], "parameter 'metod' is unknown"), (["notebook", "UNTAGGED", "OUT"], "0 cells tagged 'parameters'"),
+    (["notebook", "DISTILL", "OUT", "-p", "metod", "cot"], "parameter 'metod' is unknown"),
+    (["notebook", "UNTAGGED", "OUT"], "0 cells tagged 'parameters'"),
     (["notebook", "none.ipynb", "OUT"], "none.ipynb is missing"), (["notebook", "BROKEN", "OUT"], "cannot be read"),
     (["notebook", "DISTILL", "OUT", "-p", "preset", "huge"], "preset 'huge' is unknown"), (["report", "--methods", "cott"], "variant 'cott'"),
     (["report", "--preset", "huge"], "preset 'huge'"),

@@ -14,10 +14,10 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from reasoning_distill import cli
-from reasoning_distill.core import InputError, Trace, read_jsonl, write_jsonl
+from reasoning_distill import cli, pipeline
+from reasoning_distill.core import InputError, Trace, Verdict, read_jsonl, write_jsonl
 from reasoning_distill.curation import Inspection, Overlap, Rules, curriculum, sieve, stream
-from reasoning_distill.evaluate import rate
+from reasoning_distill.domains.code import worked
 from reasoning_distill.models.students import ModelConfig, build_student
 from reasoning_distill.pipeline import STAGES, configured, material_of, plan, read_config, run
 from reasoning_distill.tasks.arithmetic import arithmetic_task
@@ -33,6 +33,7 @@ class Server:
     def __init__(self, problems, delay=0.0):
         self.gold = {p.question: target_for(p.gold, "reason", "plain") for p in problems}
         self.delay, self.faults, self.served, self.begun = delay, {}, [], 0
+        self.remembers, self.known = False, {}  # whether a request whose Idempotency-Key came before gets the same reply and no second bill
         self.lock, outer = threading.Lock(), self
 
         class Handler(BaseHTTPRequestHandler):
@@ -40,7 +41,7 @@ class Server:
             def log_message(self, *_): "Quiet."
             def do_POST(self):
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status, body = outer.reply(asked)
+                status, body = outer.reply(asked, self.headers["Idempotency-Key"])
                 data = json.dumps(body).encode()
                 try:
                     self.send_response(status)
@@ -57,7 +58,13 @@ class Server:
     @property
     def url(self): return f"http://127.0.0.1:{self.http.server_port}/v1"
 
-    def reply(self, asked):
+    def reply(self, asked, key):
+        with self.lock: mine = self.known.setdefault(key, [threading.Lock(), None]) if self.remembers else [threading.Lock(), None]
+        with mine[0]:
+            mine[1] = mine[1] or self.written(asked)
+            return mine[1]
+
+    def written(self, asked):
         text = asked["messages"][-1]["content"]
         question = next(q for q in self.gold if q in text)
         with self.lock: self.begun += 1
@@ -181,60 +188,73 @@ def test_a_plan_asks_nobody_and_a_budget_stops_cleanly(own, server, tmp_path, ca
     assert cli.main(["run", str(config)]) == 0 and len(server.served) == 51
 
 
-def _killed(config, seconds):
-    "Run in another process for so long, and kill it; whether it was done before."
+def _killed(config, due):
+    "Run in another process and kill it as soon as `due` says so; whether it was killed."
     child = os.fork()
     if not child:
         sys.stderr = sys.stdout = open(os.devnull, "w")
         try: run(configured(config), say=lambda line: None)
         except BaseException: os._exit(3)
         os._exit(0)
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        if os.waitpid(child, os.WNOHANG)[0]: return True
-        time.sleep(0.005)
+    while not due():
+        if os.waitpid(child, os.WNOHANG)[0]: return False
+        time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return False
+    return True
 
 
-def test_killed_at_twenty_moments(own, server, tmp_path):
-    "While generating and while training; afterwards everything is as it would have been."
-    server.delay, settings = 0.02, dict(epochs=8, fit={"evaluations": 4})
+def after(seconds, since=lambda: True):
+    "Due so long after something has come true."
+    begun = []
+    def due():
+        if not begun and since(): begun.append(time.perf_counter())
+        return bool(begun) and time.perf_counter() - begun[0] > seconds
+    return due
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_killed_at_twenty_moments(own, server, tmp_path, remembers):
+    "Ten times while generating and ten while training; afterwards everything is as it would have been."
+    server.delay, settings = 0.02, dict(epochs=30, fit={"evaluations": 8})
     whole = configured(own("whole/out", **settings))
+    run(whole, until="curate", say=lambda line: None)
     start = time.perf_counter()
     run(whole, say=lambda line: None)
-    needed, server.served, broken = time.perf_counter() - start, [], own("broken/out", **settings)
-    rng, in_flight, training = random.Random(0), 0, 0
-    for kill in range(20):
-        before = server.begun
-        done = _killed(broken, rng.uniform(0.02, 0.2 if kill < 10 else 0.4)*needed)
-        training += not done and (tmp_path/"broken"/"out"/"training").is_dir()
-        if server.begun > before: in_flight += whole.teacher.concurrency
+    trained, server.served, broken, folder = time.perf_counter() - start, [], own("broken/out", **settings), tmp_path/"broken"/"out"
+    server.remembers = remembers
+    rng, generating, training = random.Random(0), 0, 0
+    for _ in range(10):
+        wanted = server.begun + rng.randint(1, 5)
+        generating += _killed(broken, lambda wanted=wanted: server.begun >= wanted)
+    for _ in range(10): training += _killed(broken, after(rng.uniform(0, 0.12)*trained, (folder/"training").is_dir))
     time.sleep(0.2)
     run(configured(broken), say=lambda line: None)
+    twice = len(server.served) - 51
+    print(f"killed {generating} times while generating and {training} while training; {twice} of 51 completions were bought twice")
+    assert generating == 10 and training >= 5
     assert len({*server.served}) == 51, "no completion is missing"
-    assert len(server.served) - 51 <= in_flight < 51, "at most what was on its way when the process died was bought twice"
-    assert training >= 3, "some were killed while training"
-    with Store(tmp_path/"broken"/"out"/"completions.sqlite") as store: assert sum(1 for _ in store.rows()) == 51
-    print(f"{training} of 20 while training; {len(server.served) - 51} of 51 completions bought twice")
-    assert files_of(tmp_path/"broken"/"out") == files_of(tmp_path/"whole"/"out")
+    assert twice <= (0 if remembers else generating*whole.teacher.concurrency), "only what was on its way when the process died is asked for twice"
+    with Store(folder/"completions.sqlite") as store: assert sum(1 for _ in store.rows()) == 51
+    assert files_of(folder) == files_of(tmp_path/"whole"/"out")
 
 
 def test_a_reply_that_was_received_is_not_bought_again(own, server, tmp_path):
     "Killed while training, when nothing is on its way: the teacher is asked nothing more."
     run(configured(own()), until="curate", say=lambda line: None)
     count = len(server.served)
-    for seconds in (0.05, 0.2, 0.5): _killed(own(), seconds)
+    for seconds in (0.05, 0.2, 0.5): _killed(own(), after(seconds))
     run(configured(own()), say=lambda line: None)
     assert len(server.served) == count
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"quesions": "x"}, "setting 'quesions' is unknown: did you mean 'questions'"), ({"teacher": {"kind": "opanai"}}, "teacher kind 'opanai' is unknown"),
+    ({"quesions": "x"}, "setting 'quesions' is unknown: did you mean 'questions'"),
+    ({"teacher": {"kind": "opanai"}}, "teacher kind 'opanai' is unknown"),
     ({"task": "arithmetic"}, "exactly one of 'questions' and 'task'"), ({"fit": {"lr": "fast"}}, "lr"), ({"epochs": 0}, "epochs = 0"),
     ({"teacher": {"kind": "local", "model": ""}}, "needs a model"), ({"domain": "maths"}, "domain 'maths' is unknown"), ({"rules": 3}, "is a group"),
-    ({"options": {"smaples": 3}}, "setting 'options.smaples' is unknown"), ({"teacher": {"temperature": 0, "samples": 3}}, "set teacher.samples to 1")])
+    ({"options": {"smaples": 3}}, "setting 'options.smaples' is unknown"),
+    ({"teacher": {"temperature": 0, "samples": 3}}, "set teacher.samples to 1")])
 def test_wrong_settings(own, tmp_path, capsys, wrong, message):
     settings = own()
     settings |= {k: {**settings[k], **v} if isinstance(v, dict) and isinstance(settings.get(k), dict) else v for k, v in wrong.items()}
@@ -272,18 +292,30 @@ def test_a_full_disk(own, tmp_path, server):
     finally: subprocess.run(["umount", place])
 
 
-def test_gold_solutions_as_the_teacher(tmp_path, gsm8k):
-    config = configured({"task": "gsm8k", "data_dir": str(gsm8k), "teacher": {"kind": "gold"}, "output_dir": str(tmp_path/"out"), "levels": 1, "epochs": 1,
-                         "student": {"width": 16, "layers": 1}, "max_new_tokens": 8, "rules": {"verdict": "any", "least_steps": 1, "overlap": 1.0,
-                                                                                               "strangers": False}, "fit": {"evaluations": 1}})
-    from dataclasses import replace
-    import reasoning_distill.pipeline as pipeline
+def test_programs_from_a_scripted_author(own, server, tmp_path):
+    "Code from questions to a student: what fails its tests is dropped, what passes keeps its lines as they were."
+    def row(i): return {"id": f"code/{i}", "question": f"Write a function plus_{i}(x) that adds {i} to a number.", "answer": program(i),
+                        "tests": [f"assert plus_{i}(1) == {i + 1}"]}
+    def program(i): return f"def plus_{i}(x):\n    if x is None:\n        return None\n    return x + {i}"
+    questions = write_jsonl(tmp_path/"programs.jsonl", map(row, range(8)))
+    server.gold = {row(i)["question"]: worked(program(i) if i != 3 else program(2)) for i in range(8)}
+    settings = own(domain="code", rules={"verdict": "right"}, teacher={"samples": 1}, levels=1, held_out=0.2) | {"questions": str(questions)}
+    found = run(configured(settings), say=lambda line: None)
+    kept, dropped = [*stream(tmp_path/"out"/"kept.jsonl", Trace)], read_jsonl(tmp_path/"out"/"dropped.jsonl")
+    assert len(kept) + len(dropped) == 6 and all(d["rule"] == "verdict" and d["problem"] == "code/3" for d in dropped)
+    assert all(target_for(t, "reason", "plain") == t.text and "\n        return None\n" in t.text for t in kept)
+    assert found["evaluate"]["with a gold answer"] == 0 and found["evaluate"]["domain"]["n"] == 2
+    with pytest.raises(InputError, match="questions have none"): run(configured(settings | {"method": "answer_only"}), say=lambda line: None)
+
+
+def test_gold_solutions_as_the_teacher(tmp_path, gsm8k, monkeypatch):
     small = {"task.train": 40, "task.validation": 10, "task.test": 10}
-    original = pipeline.experiment_config
-    def fewer(c): return pipeline.resolve("cot", c.task, c.preset, c.seed, data_dir=c.data_dir, overrides=small)
-    pipeline.experiment_config = fewer
-    try: found = run(replace(config), say=lambda line: None)
-    finally: pipeline.experiment_config = original
+    monkeypatch.setattr(pipeline, "experiment_config",
+                        lambda c: pipeline.resolve("cot", c.task, c.preset, c.seed, data_dir=c.data_dir, overrides=small))
+    rules = {"verdict": "any", "least_steps": 1, "overlap": 1.0, "strangers": False}
+    config = configured({"task": "gsm8k", "data_dir": str(gsm8k), "teacher": {"kind": "gold"}, "output_dir": str(tmp_path/"out"), "levels": 1,
+                         "epochs": 1, "student": {"width": 16, "layers": 1}, "max_new_tokens": 8, "rules": rules, "fit": {"evaluations": 1}})
+    found = run(config, say=lambda line: None)
     assert found["generate"]["traces"] == 50 and found["curate"]["kept"] == 50 and found["evaluate"]["questions"] == 10
 
 
@@ -307,7 +339,8 @@ def test_against_a_real_server(own, chat_model, tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [str(Path(sys.executable).parent/"transformers"), "serve", str(chat_model), "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
+    command = [str(Path(sys.executable).parent/"transformers"), "serve", str(chat_model), "--device", "cpu", "--host", "127.0.0.1", "--port",
+               str(port)]
     with (tmp_path/"log").open("w") as log: process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     try:
         for _ in range(600):
@@ -315,9 +348,11 @@ def test_against_a_real_server(own, chat_model, tmp_path):
                 if s.connect_ex(("127.0.0.1", port)) == 0: break
             assert process.poll() is None, (tmp_path/"log").read_text()[-2000:]
             time.sleep(0.2)
-        teacher = {"model": str(chat_model), "base_url": f"http://127.0.0.1:{port}/v1", "samples": 1, "max_new_tokens": 8, "timeout": 120.0, "temperature": 0.7}
+        teacher = {"model": str(chat_model), "base_url": f"http://127.0.0.1:{port}/v1", "samples": 1, "max_new_tokens": 8, "timeout": 120.0,
+                   "temperature": 0.7}
         found = run(configured(own(teacher=teacher)), until="curate", say=lambda line: None)
-        assert found["generate"]["traces"] == 27 and found["generate"]["written"] > 0 and found["generate"]["read"] > 27, (tmp_path/"log").read_text()[-2000:]
+        made = found["generate"]
+        assert made["traces"] == 27 and made["written"] > 0 and made["read"] > 27, (tmp_path/"log").read_text()[-2000:]
         assert sum(found["curate"]["dropped"].values()) == 27, "an untrained model's replies pass no rule"
     finally:
         process.terminate()
@@ -326,11 +361,9 @@ def test_against_a_real_server(own, chat_model, tmp_path):
 
 # curation
 
-CLIPS = PROBLEMS[0]
-
 def test_every_trace_is_accounted_for_once():
     traces = [Trace(p.id, p.gold.steps, p.answer, text=target_for(p.gold, "reason", "plain"), sample=j) for p in PROBLEMS for j in range(2)]
-    looks = Inspection(lambda p, t: rate and __import__("reasoning_distill.core", fromlist=["Verdict"]).Verdict("right"))
+    looks = Inspection(lambda p, t: Verdict("right"))
     found = [*sieve(traces, {p.id: p for p in PROBLEMS}, Rules(), looks, Overlap(PROBLEMS[:5]))]
     assert [s.trace for s in found] == traces
     assert all(s.rule == "overlap" for s in found[:10]) and {s.rule for s in found[10:] if s.trace.sample} == {"duplicate"}

@@ -38,8 +38,8 @@ def verify_code(
 CODE = Domain(
     "code", "You are a careful programmer. You think about unusual inputs before you write, and your program is run against tests you have not seen.",
     "Write four parts, each under its heading. 'Edge cases:' the inputs that need care. 'Examples:' one input worked through by hand. "
-    "'Complexity:' time and space, as in O(n). 'Program:' the whole program in one ```python block, with its imports, without input or output.",
-    verify_code, parts=CODE_PARTS)
+    "'Complexity:' time and space, as in O(n). 'Program:' the whole program in one ```python block, with its imports, without input or output. "
+    "End with a line '#### ' and the name of what the program defines.", verify_code, parts=CODE_PARTS, verbatim=True)
 
 # %% ../../nbs/domains/49_code.ipynb #1eaaffb4
 def mbpp_case(row: dict) -> Case:  # raises InputError for a row in another form
@@ -85,4 +85,4 @@ def _unpacked(path: Path, parse: Callable[[dict], Case]) -> list[Case]:
 def worked(program: str) -> str:
     "A reply in the domain's layout around a program."
     return ("Edge cases: inputs that are empty or of length one.\nExamples: for example, the first test of the task.\n"
-            f"Complexity: O(n) time is aimed at.\nProgram:\n```python\n{program.rstrip()}\n```\n")
+            f"Complexity: O(n) time is aimed at.\nProgram:\n```python\n{program.rstrip()}\n```\n#### program")

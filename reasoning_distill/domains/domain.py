@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['TEXTS', 'LONGEST', 'NUMBERED', 'TITLE', 'BOLD', 'PLAIN', 'GENERAL', 'OPINION', 'Case', 'case_of', 'with_material',
            'problem_of', 'text_of', 'Check', 'Assessment', 'Part', 'sections', 'part_of', 'check_parts', 'Domain',
-           'prompt_of', 'check_steps', 'check_gold', 'verify_general', 'judged']
+           'prompt_of', 'trace_in', 'check_steps', 'check_gold', 'verify_general', 'judged']
 
 # %% ../../nbs/domains/48_domain.ipynb #83cfc4af
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..core import InputError, Problem, Trace, Verdict, check_range
-from ..templates import target_for
+from ..core import InputError, Problem, Step, Trace, Verdict, check_range
+from ..templates import read_trace, split_answer, target_for
 from ..verify.answers import check_answer
 from ..verify.faithfulness import read_score
 from ..verify.steps import parse_steps
@@ -164,6 +164,7 @@ class Domain:
     verify: Callable[[Case, Trace | str], Assessment]
     temperature: float = 0.3  # of the teacher
     parts: tuple[Part, ...] = ()  # parts that a trace must have
+    verbatim: bool = False  # its steps are its parts, as written: lines and what they are indented by matter, as in a program
 
     def __post_init__(self):
         check_range(self, 0, 2, "temperature")
@@ -175,6 +176,24 @@ def prompt_of(
 ) -> tuple[str, str]:  # system prompt, and message
     "What a teacher is given."
     return domain.system, f"{with_material(question, material)}\n\n{domain.instructions}"
+
+# %% ../../nbs/domains/48_domain.ipynb #fd168012
+def trace_in(
+    domain: Domain,
+    text: str,  # a reply
+    problem: str,  # id of the problem
+    **about,  # `source`, `sample`, `tokens`, `truncated`, as in `Trace`
+) -> Trace:  # its answer is empty when no marker stands in the text
+    "The trace that a reply holds."
+    if not domain.verbatim: return read_trace(text, problem, **about)
+    body, answer = split_answer(text)
+    found, fenced = [[]], False
+    for line in body.split("\n"):
+        if not fenced and _heading(line)[0]: found.append([])
+        found[-1].append(line)
+        fenced ^= line.lstrip().startswith("```")
+    steps = (Step("\n".join(lines).strip("\n")) for lines in found)
+    return Trace(problem, tuple(s for s in steps if s.text.strip()), answer.rstrip("."), text=text, **about)
 
 # %% ../../nbs/domains/48_domain.ipynb #60b99b7c
 def check_steps(

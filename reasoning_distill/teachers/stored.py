@@ -95,9 +95,16 @@ class StoredTeacher:
         return [as_trace(r, p.id, self.name, q.sample, style) for r, p, q in
                 zip(found, [p for p in problems for _ in range(samples)], asked, strict=True)]
 
-def as_trace(reply: Reply, problem: str, source: str, sample: int, style: str = "") -> Trace:
+def as_trace(
+    reply: Reply,
+    problem: str,  # id
+    source: str,  # who wrote it
+    sample: int,
+    style: str = "",
+    read: Callable[..., Trace] = read_trace,  # (text, id, ...) → trace
+) -> Trace:
     "The trace that a reply holds; without its time, which no two runs share."
-    return read_trace(reply.text, problem, source=source, sample=sample, prompt_tokens=reply.prompt_tokens, tokens=reply.tokens,
+    return read(reply.text, problem, source=source, sample=sample, prompt_tokens=reply.prompt_tokens, tokens=reply.tokens,
                       truncated=reply.truncated, style=style)
 
 # %% ../../nbs/teachers/48_stored.ipynb #b274d479
