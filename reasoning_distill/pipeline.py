@@ -26,27 +26,47 @@ from safetensors.torch import load_file, save_file
 
 from .config import METHODS, PRESETS, Config, nearest, resolve
 from reasoning_distill.core import (
-    InputError, Problem, Trace, Verdict, check_range, choose, fingerprint, from_dict, locked, read_jsonl, to_dict, whole_folder, write_file, write_jsonl
+    InputError,
+    Problem,
+    Trace,
+    Verdict,
+    check_range,
+    choose,
+    fingerprint,
+    from_dict,
+    locked,
+    read_jsonl,
+    to_dict,
+    whole_folder,
+    write_file,
+    write_jsonl,
 )
-from .curation import Account, Inspection, Overlap, Rules, Sifted, curriculum, sieve, stream, whole_file
+from .curation import Account, Inspection, Overlap, Rules, curriculum, sieve, stream, whole_file
 from .curation import in_words as account_in_words
-from .domains.registry import DOMAINS
 from .domains.domain import Case, case_of, problem_of, prompt_of, text_of, trace_in
-from .evaluate import Prediction, evaluate, rate, summarise
+from .domains.registry import DOMAINS
+from .evaluate import evaluate, rate, summarise
 from reasoning_distill.experiment import (
-    checkpoint_hash, hardware, open_student, open_teacher, placed, project_folder, revision, template_for, versions
+    checkpoint_hash,
+    hardware,
+    open_student,
+    open_teacher,
+    placed,
+    revision,
+    template_for,
+    versions,
 )
 from .models.students import ModelConfig, Student, build_student, check_same_vocabulary, from_checkpoint
+from .stats import wilson
 from .tasks.splits import TASKS, Splits, load_task
-from .teachers.completions import Reply, Store, Unanswered, complete
+from .teachers.completions import Store, Unanswered, complete
 from .teachers.local import GoldTeacher
 from .teachers.prices import FREE, Budgeted, Estimate, Price, estimate, price_of
 from .teachers.remote import RemoteConfig, remote_backend
 from .teachers.stored import KeptTeacher, LocalBackend, StoredTeacher, as_trace, in_chat, kept_by
-from .stats import wilson
 from .templates import STYLES, TEMPLATES, prompt_for
 from .traces import trace_examples
-from .training import FitConfig, Setup, chained, set_weights, training_flops, weights_of
+from .training import FitConfig, Setup, set_weights, training_flops, weights_of
 from .verify.grounding import strangers
 from .verify.verifier import summary as verdict_summary
 from .verify.verifier import verify_trace

@@ -72,7 +72,8 @@ def grown(count: int, seed: int = 0) -> dict:
         clock.append(time.perf_counter())
     rows, seconds = SAMPLES*count, [b - a for a, b in zip(clock, clock[1:], strict=False)]
     speeds = {f"{what} a second": rows/s for what, s in zip(("stored", "found", "sifted"), seconds, strict=True)}
-    return {"questions": count, "traces": rows, **speeds, "seconds": sum(seconds), "memory added, MB": _peak() - before, "kept": account.summary()["kept"]}
+    return {"questions": count, "traces": rows, **speeds, "seconds": sum(seconds), "memory added, MB": _peak() - before,
+            "kept": account.summary()["kept"]}
 
 def _peak() -> float: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024  # MB on Linux
 
@@ -85,7 +86,8 @@ def bench_scale(
     tables_dir: str = "paper/tables",
 ) -> pd.DataFrame:
     "Measure, and write record and table."
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool: rows = [*pool.map(grown, [least*2**i for i in range(sizes)], [seed]*sizes)]
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        rows = [*pool.map(grown, [least*2**i for i in range(sizes)], [seed]*sizes)]
     record = {"config": {"least": least, "sizes": sizes, "seed": seed}, "revision": revision(), "versions": versions(), "hardware": hardware(),
               "rows": rows}
     write_file(project_folder()/record_file, json.dumps(record, indent=1) + "\n")
