@@ -35,7 +35,7 @@ report: setup
 test: setup
 	ruff check nbs tests
 	nbdev_test --n_workers $(LANES)
-	pytest
+	pytest -n $(LANES) --dist loadfile
 
 bench: setup
 	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'

@@ -23,50 +23,31 @@ from pathlib import Path
 
 import yaml
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 
 from .config import METHODS, PRESETS, Config, nearest, resolve
 from reasoning_distill.core import (
-    InputError,
-    Problem,
-    Trace,
-    Verdict,
-    check_range,
-    choose,
-    fingerprint,
-    from_dict,
-    locked,
-    read_jsonl,
-    to_dict,
-    whole_folder,
-    write_file,
-    write_jsonl,
+    InputError, Problem, Trace, Verdict, check_range, choose, fingerprint, from_dict, locked, read_jsonl, to_dict, whole_folder, write_file, write_jsonl
 )
-from .curation import Account, Inspection, Overlap, Rules, curriculum, sieve, stream, whole_file
+from .curation import Account, Inspection, Overlap, Rules, Sifted, curriculum, sieve, stream, whole_file
 from .curation import in_words as account_in_words
-from .domains.domain import Case, case_of, problem_of, prompt_of, text_of, trace_in
 from .domains.registry import DOMAINS
-from .evaluate import evaluate, rate, summarise
+from .domains.domain import Case, case_of, problem_of, prompt_of, text_of, trace_in
+from .evaluate import Prediction, evaluate, rate, summarise
 from reasoning_distill.experiment import (
-    checkpoint_hash,
-    hardware,
-    open_student,
-    open_teacher,
-    placed,
-    revision,
-    template_for,
-    versions,
+    checkpoint_hash, hardware, open_student, open_teacher, placed, project_folder, revision, template_for, versions
 )
 from .models.students import ModelConfig, Student, build_student, check_same_vocabulary, from_checkpoint
-from .stats import wilson
 from .tasks.splits import TASKS, Splits, load_task
-from .teachers.completions import Store, Unanswered, complete
+from .teachers.completions import Reply, Store, Unanswered, complete
 from .teachers.local import GoldTeacher
 from .teachers.prices import FREE, Budgeted, Estimate, Price, estimate, price_of
 from .teachers.remote import RemoteConfig, remote_backend
-from .teachers.stored import KeptTeacher, LocalBackend, StoredTeacher, as_trace, in_chat, kept_by
-from .templates import STYLES, TEMPLATES, prompt_for
+from .teachers.stored import KeptTeacher, LocalBackend, StoredTeacher, as_trace, kept_by
+from .stats import wilson
+from .templates import STYLES, TEMPLATES, in_chat, prompt_for
 from .traces import trace_examples
-from .training import FitConfig, Setup, set_weights, training_flops, weights_of
+from .training import FitConfig, Setup, chained, set_weights, training_flops, weights_of
 from .verify.grounding import strangers
 from .verify.verifier import summary as verdict_summary
 from .verify.verifier import verify_trace
@@ -351,7 +332,8 @@ def curate(config: PipelineConfig, material: Material, folder: Path) -> dict:
     "Pass the traces through the rules."
     problems, account, looks = material.problems, Account(), inspection(config, material)
     with whole_file(folder/"kept.jsonl") as keep, whole_file(folder/"dropped.jsonl") as drop:
-        for s in sieve(stream(folder/"traces.jsonl", Trace), problems, config.rules, looks, Overlap(material.test)):
+        traces = tqdm(stream(folder/"traces.jsonl", Trace), "curating", mininterval=2, unit="trace")
+        for s in sieve(traces, problems, config.rules, looks, Overlap(material.test)):
             account.add(s, problems[s.trace.problem])
             if s.rule: drop({"problem": s.trace.problem, "sample": s.trace.sample, "rule": s.rule, "reason": s.reason, "text": s.trace.text})
             else: keep(s.trace)
@@ -428,7 +410,8 @@ def test(config: PipelineConfig, material: Material, folder: Path, template: str
     "Ask the saved student the test questions."
     student, looks = placed(from_checkpoint(str(folder/"student"))), inspection(config, material)
     how = next(iter(from_dict(METHODS[config.method].config, config.options).decodings.values()))
-    found = evaluate(student, material.test, template=template, max_new_tokens=config.max_new_tokens, **vars(how))
+    pieces = tqdm([material.test[i:i + 256] for i in range(0, len(material.test), 256)], "testing", mininterval=2)
+    found = [f for piece in pieces for f in evaluate(student, piece, template=template, max_new_tokens=config.max_new_tokens, **vars(how))]
     domain = DOMAINS[config.domain]
     traces = [trace_in(domain, f.text, p.id, source="student", truncated=f.truncated) for f, p in zip(found, material.test, strict=True)]
     verdicts = [looks.judge(p, t) for p, t in zip(material.test, traces, strict=True)]

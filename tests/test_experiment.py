@@ -28,7 +28,7 @@ from reasoning_distill.config import (
     teacher_config,
 )
 from reasoning_distill.core import InputError, to_dict
-from reasoning_distill.experiment import distill, distill_all, open_student, run_folder, run_key
+from reasoning_distill.experiment import distill, distill_all, open_student, run_folder, run_key, versions
 from reasoning_distill.landscape import (
     ARMS,
     gate_holds,
@@ -40,7 +40,7 @@ from reasoning_distill.landscape import (
     study_teacher,
     write_landscape,
 )
-from reasoning_distill.report import benchmark_table, in_markdown, kept_records, report, row_name, rows_of, tables_of
+from reasoning_distill.report import benchmark_table, beside, in_markdown, kept_records, report, row_name, rows_of, tables_of
 from reasoning_distill.tasks.splits import TASKS, load_task
 
 TINY = {"task.base": 200, "task.teacher": 300, "task.train": 60, "task.validation": 20, "task.test": 40, "task.hard": 10, "task.shift": 10,
@@ -280,6 +280,15 @@ def test_the_committed_landscape_follows_from_the_kept_records(root):
 def test_the_committed_report_follows_from_the_kept_records(root):
     for name, text in in_markdown(tables_of(kept_records(root/"paper"/"records"/"benchmark.jsonl"))).items():
         assert text in (root/"paper"/"tables"/f"{name}.md").read_text(), name
+
+
+def test_what_was_kept_stays_beside_what_was_run_again(root):
+    kept = kept_records(root/"paper"/"records"/"benchmark.jsonl")
+    again, new = [replace(r, code="other", key="new") for r in kept[5:8]], versions()
+    same = [replace(r, versions=new) for r in kept]
+    found = beside(again, same, "full")
+    assert len(found) == len(kept) and sum(r.key == "new" for r in found) == 3, "what was run again takes the place of what was kept"
+    assert beside(again, [replace(r, versions={"python": "2.7"}) for r in kept], "full") == beside(again, [], "full"), "other versions, other results"
 
 
 def test_the_report_notebook_runs_as_it_stands(root, tmp_path):
