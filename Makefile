@@ -1,6 +1,6 @@
 # make report [PRESET=smoke|quick|full] [TASKS="arithmetic gsm8k"] [DATA_DIR=folder] [SEEDS="0 1"]   run the grid, write tables and figures
 # make test                                                                           all checks, as in continuous integration
-# make bench                                                                          training beside TRL, sampling beside generate, answers beside math-verify
+# make bench                                                                          training beside TRL, sampling beside generate, answers beside math-verify, store and rules by size
 PYTHON ?= python3
 PRESET ?= smoke
 TASKS ?= $(if $(filter smoke,$(PRESET)),arithmetic,arithmetic algebra science strategy)
@@ -41,7 +41,8 @@ bench: setup
 	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'
 	OMP_NUM_THREADS=1 reasoning-distill notebook nbs/experiments/bench.ipynb runs/bench/bench.ipynb
 	reasoning-distill notebook nbs/experiments/verify_bench.ipynb runs/bench/verify_bench.ipynb
-	@cat paper/tables/speed.md paper/tables/verify_speed.md
+	reasoning-distill notebook nbs/experiments/scale.ipynb runs/bench/scale.ipynb
+	@cat paper/tables/speed.md paper/tables/verify_speed.md paper/tables/scale.md
 
 # Notebooks are the source: write the package and the README from them.
 export: setup

@@ -22,7 +22,7 @@ import yaml
 from .config import PRESETS, ROWS, VARIANTS, Config, base_config, nearest, resolve, row, styles_config, teacher_config
 from .core import InputError, choose
 from .experiment import check_possible, distill_all, needs_of, project_folder
-from .pipeline import PipelineConfig, plan, read_config, run
+from .pipeline import ASK_MORE, PipelineConfig, plan, read_config, run
 from .verify.verifier import ReasoningVerifier, in_words, read_verdicts, summary, verify_file
 
 # %% ../nbs/63_cli.ipynb #77b30091
@@ -138,7 +138,8 @@ def run_pipeline(
 ) -> int:  # exit status: 0, or 1 when some requests were not answered
     "Do the pipeline's stages and say what came of each."
     if dry:
-        print(plan(config))
+        more = f"; method {config.method!r} asks for more while it trains" if config.method in ASK_MORE else ""
+        print(f"{plan(config)}{more}")
         return 0
     found = run(config, until, lambda line: print(line, flush=True))
     failed = found["generate"]["failed"]
@@ -191,7 +192,7 @@ def parser() -> argparse.ArgumentParser:
 # %% ../nbs/63_cli.ipynb #e0bf7a7d
 def main(
     arguments: Sequence[str] | None = None,  # by default those of the process
-) -> int:  # exit status: 0; 1 when rows of a file could not be used; 2 after one line on what was wrong
+) -> int:  # exit status: 0; 1 when rows could not be used or were not answered; 2 after one line on what was wrong; 130 after Ctrl-C
     "The command `reasoning-distill`."
     given = parser().parse_args(arguments)
     try:
@@ -207,4 +208,7 @@ def main(
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped: what was done is kept; run the same command again to go on", file=sys.stderr)
+        return 130
     return 0

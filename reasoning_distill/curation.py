@@ -47,7 +47,7 @@ def grams(
     length: int = 8,  # words
 ) -> set[str]:
     "The runs of words in a text, case and punctuation aside; of a shorter text all its words as one run."
-    words = re.findall(r"\w+", text.casefold())
+    words = re.findall(r"\w+|[-+*/=<>^%]", text.casefold())  # a sign makes another question
     return {" ".join(words[i:i + length]) for i in range(max(1, len(words) - length + 1))} if words else set()
 
 class Overlap:
@@ -83,6 +83,7 @@ class Inspection:
     "What a domain says about a trace."
     judge: Callable[[Problem, Trace], Verdict]
     strangers: Callable[[Problem, Trace], Sequence[str]] = lambda problem, trace: ()  # values and names that come from nowhere
+    question: Callable[[Problem], str] = lambda problem: problem.question  # what is held against the test questions
 
 def failing(problem: Problem, trace: Trace, rules: Rules, looks: Inspection) -> Sifted:
     "Hold one trace against the rules that concern it alone."
@@ -107,7 +108,7 @@ def sieve(
     seen = set()
     for id, of_question in groupby(traces, key=lambda t: t.problem):
         problem, group = problems[id], [*of_question]
-        share, where = overlap.share(problem) if overlap and rules.overlap < 1 else (0.0, "")
+        share, where = overlap.share(replace(problem, question=looks.question(problem))) if overlap and rules.overlap < 1 else (0.0, "")
         if share > rules.overlap:
             yield from (Sifted(t, "overlap", f"{100*share:.0f}% of the question stand in {where}") for t in group)
             continue
@@ -166,21 +167,28 @@ def whole_file(
     path: str | Path,  # missing folders are made
 ) -> Iterator[Callable[[object], None]]:  # writes one data class or dict as a line
     "A JSONL file that appears at the end of the `with` block, whole or not at all."
-    path, temporary = Path(path), None
-    try:
+    path = Path(path)
+    with _written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        with os.fdopen(handle, "w", encoding="utf-8") as f:
-            yield lambda row: f.write(json.dumps(row if isinstance(row, dict) else asdict(row), ensure_ascii=False) + "\n")
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
+    try:
+        with os.fdopen(handle, "wb", buffering=2**16) as f:
+            def write(row):
+                with _written(path): f.write(json.dumps(row if isinstance(row, dict) else asdict(row), ensure_ascii=False).encode() + b"\n")
+            yield write
+            with _written(path):
+                f.flush()
+                os.fsync(f.fileno())
+        with _written(path):
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+    finally: Path(temporary).unlink(missing_ok=True)
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try: yield
     except OSError as e:
         raise InputError(f"{path} could not be written ({e.strerror}); what was there is unchanged: make room or choose another folder") from e
-    finally:
-        if temporary and os.path.exists(temporary): os.unlink(temporary)
 
 # %% ../nbs/59_curation.ipynb #b394c776
 def curriculum(

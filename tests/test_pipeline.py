@@ -1,6 +1,8 @@
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,7 +35,7 @@ class Server:
     def __init__(self, problems, delay=0.0):
         self.gold = {p.question: target_for(p.gold, "reason", "plain") for p in problems}
         self.delay, self.faults, self.served, self.begun = delay, {}, [], 0
-        self.remembers, self.known = False, {}  # whether a request whose Idempotency-Key came before gets the same reply and no second bill
+        self.usage, self.remembers, self.known = True, False, {}  # `remembers`: a known Idempotency-Key gets the same reply, and no second bill
         self.lock, outer = threading.Lock(), self
 
         class Handler(BaseHTTPRequestHandler):
@@ -75,7 +77,7 @@ class Server:
         with self.lock: self.served.append((question, seed))
         return 200, {"id": "x", "object": "chat.completion", "created": 0, "model": asked["model"],
                      "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": written}}],
-                     "usage": {"prompt_tokens": 50, "completion_tokens": 40, "total_tokens": 90}}
+                     **({"usage": {"prompt_tokens": 50, "completion_tokens": 40, "total_tokens": 90}} if self.usage else {})}
 
 
 PROBLEMS = generate(arithmetic_task(largest=30), "train", 30, seed=3)
@@ -102,9 +104,9 @@ def own(tmp_path, server, monkeypatch):
 
 
 def files_of(folder):
-    "What a run leaves, times and paths aside."
+    "What a run leaves, times, paths and cost aside: the account counts a charge whose reply was lost."
     names = ("traces.jsonl", "kept.jsonl", "dropped.jsonl", "failures.jsonl", "predictions.jsonl", "student/model.safetensors", "student/README.md")
-    found = {name: (Path(folder)/name).read_bytes() for name in names}
+    found = {name: re.sub(rb"cost of the teacher.*", b"", (Path(folder)/name).read_bytes()) for name in names}
     report = json.loads((Path(folder)/"report.json").read_text())
     return found | {"report": {k: report[k] for k in ("generate", "curate", "train", "evaluate")}}
 
@@ -122,9 +124,10 @@ def test_from_questions_to_a_student(own, server, tmp_path):
     predictions = read_jsonl(folder/"predictions.jsonl")
     assert len(predictions) == 3 and found["evaluate"]["answers"]["strict"]["n"] == 3
     assert found["evaluate"]["answers"]["strict"]["right"] == sum(p["strict"] == "right" for p in predictions)
-    assert found["generate"]["cost"] == pytest.approx((51*50*1.0 + 51*40*10.0)/1e6)
+    assert found["save"]["cost"] == pytest.approx((51*50*1.0 + 51*40*10.0)/1e6)
     card = (folder/"student"/"README.md").read_text()
     assert "tiny (openai)" in card and f"{len(kept)} of 51 traces kept" in card and "n = 3" in card
+    assert "steps, mean" in card and f"${found['save']['cost']:.4f}" in card
     from datasets import load_from_disk
     assert len(load_from_disk(str(folder/"dataset"))) == len(kept) and (folder/"dataset"/"README.md").is_file()
     from transformers import AutoModelForCausalLM
@@ -142,8 +145,34 @@ def test_a_change_further_down_asks_nobody_again(own, server):
     assert len(server.served) == count and "found" in said[0] and "found" not in said[1] + said[2]
     run(configured(own(rules={"least_steps": 3}, epochs=2)), until="train", say=said.append)
     assert "found" in said[4] and "found" not in said[5] and len(server.served) == count
+    run(configured(own(teacher={"concurrency": 2}, budget=9.0, rules={"least_steps": 3}, epochs=2)), until="train", say=said.append)
+    assert all("found" in line for line in said[6:]), "how patiently one asks, and for how much, changes nothing"
     run(configured(own(teacher={"samples": 3})), until="generate", say=said.append)
     assert len(server.served) == count + 24, "one more sample a question, and no other"
+
+
+def test_what_a_stage_depends_on_makes_it_stale(own, tmp_path):
+    "Gold answers, the starting checkpoint, a file that is gone: what hangs on them is done again."
+    questions, quiet = tmp_path/"questions.jsonl", {"say": lambda line: None}
+    texts = [p.question for p in PROBLEMS]
+    for seed in (0, 1): build_student(ModelConfig(width=16, layers=1, vocabulary=300), seed, texts=texts).save(tmp_path/f"start-{seed}")
+    start = tmp_path/"start"
+    shutil.copytree(tmp_path/"start-0", start)
+    settings = own(rules={"verdict": "right"}) | {"student": {"source": str(start)}}
+    first = run(configured(settings), **quiet)
+    shutil.rmtree(start)
+    shutil.copytree(tmp_path/"start-1", start)
+    other = run(configured(settings), **quiet)
+    losses = [[level["validation loss"] for level in found["train"]["levels"]] for found in (first, other)]
+    assert losses[0] != losses[1] and first["curate"] == other["curate"], "another start, another training"
+
+    for gone in ("kept.jsonl", "student", "dataset"):
+        shutil.rmtree(tmp_path/"out"/gone) if (tmp_path/"out"/gone).is_dir() else (tmp_path/"out"/gone).unlink()
+        run(configured(settings), **quiet)
+        assert (tmp_path/"out"/gone).exists() and (tmp_path/"out"/"student"/"README.md").is_file()
+
+    write_jsonl(questions, ({"id": p.id, "question": p.question, "answer": f"{p.answer}1"} for p in PROBLEMS))
+    with pytest.raises(InputError, match="kept a trace"): run(configured(settings), **quiet)
 
 
 def test_any_method_learns_from_the_kept_traces(own, server):
@@ -180,12 +209,62 @@ def test_a_plan_asks_nobody_and_a_budget_stops_cleanly(own, server, tmp_path, ca
     config.write_text(yaml.safe_dump(own(teacher={"max_new_tokens": 100, "concurrency": 1})))
     assert cli.main(["run", str(config), "--dry-run"]) == 0 and not server.served
     assert "51 calls" in capsys.readouterr().out
-    worst = plan(read_config(config)).dollars
-    assert cli.main(["run", str(config), "--budget", f"{worst/4:.6f}"]) == 1
+    budget = f"{plan(read_config(config)).dollars/4:.6f}"
+    assert cli.main(["run", str(config), "--budget", budget]) == 1
     said, count = capsys.readouterr().out, len(server.served)
-    assert 0 < count < 51 and "budget" in said and not (tmp_path/"out"/"kept.jsonl").exists()
+    assert 0 < count < 51 and "stopped at the budget" in said and not (tmp_path/"out"/"kept.jsonl").exists()
+    assert cli.main(["run", str(config), "--budget", budget]) == 1 and len(server.served) == count, "the budget is of all runs together"
     assert plan(read_config(config)).calls == 51 - count
     assert cli.main(["run", str(config)]) == 0 and len(server.served) == 51
+
+
+def test_a_server_that_does_not_count_is_charged_at_worst(own, server):
+    server.usage = False
+    settings = own(budget=0.02, teacher={"max_new_tokens": 100})
+    run(configured(settings), say=lambda line: None)
+    count = len(server.served)
+    run(configured(settings), say=lambda line: None)
+    assert 0 < count < 20 and len(server.served) == count
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_paid(own, server, tmp_path):
+    for wrong in ({"method": "on_policy"}, {"student": {"source": "base"}}, {"student": {"source": str(tmp_path/"none")}}):
+        with pytest.raises(InputError): plan(configured(own(**wrong)))
+        with pytest.raises(InputError): run(configured(own() | wrong), say=lambda line: None)
+    assert not server.served
+
+
+def test_no_key_and_no_password_reaches_the_disk(own, tmp_path, capsys):
+    for secret, teacher in (("hunter2", {"base_url": "http://me:hunter2@127.0.0.1:9/v1"}), ("hunter3", {"base_url": "http://127.0.0.1:9/v1?key=hunter3"}),
+                            ("sk-hunter4", {"key_variable": "sk-hunter4"})):
+        (tmp_path/"config.yaml").write_text(yaml.safe_dump(own(teacher=teacher)))
+        assert cli.main(["run", str(tmp_path/"config.yaml")]) == 2
+        said = capsys.readouterr()
+        (tmp_path/"config.yaml").unlink()
+        assert secret not in said.err + said.out
+        assert not [p for p in tmp_path.rglob("*") if p.is_file() and secret.encode() in p.read_bytes()]
+
+
+def test_a_server_that_answers_nothing_is_named(own, server, tmp_path):
+    server.faults = {p.question: 401 for p in PROBLEMS}
+    with pytest.raises(InputError, match="tiny answered none of 3 requests .*out of order.*failures.jsonl"):
+        run(configured(own()), say=lambda line: None)
+
+
+def test_an_interruption_is_one_line(own, tmp_path, capsys, monkeypatch):
+    (tmp_path/"config.yaml").write_text(yaml.safe_dump(own()))
+    def stopped(*_, **__): raise KeyboardInterrupt
+    monkeypatch.setattr(cli, "run", stopped)
+    assert cli.main(["run", str(tmp_path/"config.yaml")]) == 130 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_split_hardly_moves_with_one_more_question(own, tmp_path):
+    before = material_of(configured(own()))
+    write_jsonl(tmp_path/"more.jsonl", [*read_jsonl(tmp_path/"questions.jsonl"), {"id": "new", "question": "What is 3 + 4?", "answer": "7"},
+                                        {"id": "twin", "question": before.test[0].question, "answer": "1"}])
+    after = material_of(configured(own() | {"questions": str(tmp_path/"more.jsonl")}))
+    assert len({p.id for p in before.test} & {p.id for p in after.train}) <= 1
+    assert any("twin" in {p.id for p in part} and before.test[0].id in {p.id for p in part} for part in (after.train, after.validation, after.test))
 
 
 def _killed(config, due):
@@ -237,6 +316,8 @@ def test_killed_at_twenty_moments(own, server, tmp_path, remembers):
     assert twice <= (0 if remembers else generating*whole.teacher.concurrency), "only what was on its way when the process died is asked for twice"
     with Store(folder/"completions.sqlite") as store: assert sum(1 for _ in store.rows()) == 51
     assert files_of(folder) == files_of(tmp_path/"whole"/"out")
+    costs = [json.loads((f/"report.json").read_text())["cost"] for f in (tmp_path/"whole"/"out", folder)]
+    assert costs[0] <= costs[1] <= costs[0]*(1 + generating*whole.teacher.concurrency/51), "never less than what was paid for what is there"
 
 
 def test_a_reply_that_was_received_is_not_bought_again(own, server, tmp_path):
@@ -305,7 +386,7 @@ def test_programs_from_a_scripted_author(own, server, tmp_path):
     assert len(kept) + len(dropped) == 6 and all(d["rule"] == "verdict" and d["problem"] == "code/3" for d in dropped)
     assert all(target_for(t, "reason", "plain") == t.text and "\n        return None\n" in t.text for t in kept)
     assert found["evaluate"]["with a gold answer"] == 0 and found["evaluate"]["domain"]["n"] == 2
-    with pytest.raises(InputError, match="questions have none"): run(configured(settings | {"method": "answer_only"}), say=lambda line: None)
+    with pytest.raises(InputError, match="questions have none"): plan(configured(settings | {"method": "answer_only"}))
 
 
 def test_gold_solutions_as_the_teacher(tmp_path, gsm8k, monkeypatch):

@@ -622,7 +622,7 @@ def test_a_budget_holds_at_a_server_that_stumbles(double, make, store):
     results = complete(paid, requests, store)
     bill = sum(paid.price.of(*tokens) for tokens in double.billed)
     assert 0.2 < bill <= paid.spent <= 1.5 < paid.spent + 3*paid.worst(requests[0])
-    told = [r.reason for r in results if isinstance(r, Unanswered) and r.reason.startswith("budget of $1.50 reached: $")]
+    told = [r.reason for r in results if isinstance(r, Unanswered) and r.reason.startswith("budget of $1.5000 reached: $")]
     assert told and len(told) < 190
     double.script, missing, before = {}, estimate(requests, paid.price, store=store).calls, len(double.seen)
     again = complete(Budgeted(backend, Price(1, 1000), 1000), requests, store)
