@@ -53,7 +53,7 @@ def _made_now(path: Path) -> bool:
 
 def belongs(record: RunRecord, preset: str) -> bool:
     "Whether a record is of this preset, or of another one with the same settings."
-    return record.config["preset"] == preset or "(" not in row_name(record, preset)
+    return row_name(record, preset) == row_name(record)
 
 def _place(record: RunRecord, preset: str) -> tuple:
     config, name = record.config, row_name(record, preset)
