@@ -79,8 +79,8 @@ def _peak() -> float: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/
 
 # %% ../nbs/68_scale.ipynb #481a8439
 def bench_scale(
-    least: int = 1250,  # questions; each size is twice the one before
-    sizes: int = 4,  # how many sizes
+    least: int = 2500,  # questions; each size is twice the one before
+    sizes: int = 3,  # how many sizes
     seed: int = 0,
     record_file: str = "paper/records/scale.json",
     tables_dir: str = "paper/tables",

@@ -22,6 +22,7 @@ from reasoning_distill.curation import Inspection, Overlap, Rules, curriculum, s
 from reasoning_distill.domains.code import worked
 from reasoning_distill.models.students import ModelConfig, build_student
 from reasoning_distill.pipeline import STAGES, configured, material_of, plan, read_config, run
+from reasoning_distill.scale import write_scale
 from reasoning_distill.tasks.arithmetic import arithmetic_task
 from reasoning_distill.tasks.generate import generate
 from reasoning_distill.teachers.completions import Store
@@ -400,6 +401,26 @@ def test_gold_solutions_as_the_teacher(tmp_path, gsm8k, monkeypatch):
     assert found["generate"]["traces"] == 50 and found["curate"]["kept"] == 50 and found["evaluate"]["questions"] == 10
 
 
+def test_a_checkpoint_at_hand_teaches_and_another_learns(own, chat_model, tmp_path, gsm8k, monkeypatch):
+    "The walk of the configuration with Flan-T5, on small checkpoints in the same format: a folder as teacher, a T5 as student."
+    found = run(configured(own(teacher={"kind": "local", "model": str(chat_model), "max_new_tokens": 8})), until="curate", say=lambda line: None)
+    assert found["generate"]["traces"] == 51 and found["generate"]["failed"] == 0 and found["curate"]["kept"] == 0
+    with Store(tmp_path/"out"/"completions.sqlite") as store: asked, _ = next(store.rows())
+    assert asked.prompt.startswith("system: ") and asked.prompt.endswith("assistant: "), "in the layout of its chat template"
+
+    texts = [p.question + target_for(p.gold, "reason", "t5") for p in PROBLEMS]
+    start = build_student(ModelConfig(kind="encoder-decoder", width=16, layers=1, vocabulary=300), 0, texts=texts).save(tmp_path/"t5")
+    small = {"task.train": 40, "task.validation": 10, "task.test": 10}
+    monkeypatch.setattr(pipeline, "experiment_config",
+                        lambda c: pipeline.resolve("cot", c.task, c.preset, c.seed, data_dir=c.data_dir, overrides=small))
+    settings = {**yaml.safe_load((ROOT/"configs"/"gsm8k-flan-t5.yaml").read_text()), "data_dir": str(gsm8k), "output_dir": str(tmp_path/"t5-out"),
+                "teacher": {"kind": "gold"}, "rules": {"verdict": "right", "least_steps": 1, "overlap": 1.0}, "epochs": 1, "max_new_tokens": 8}
+    found = run(configured(settings | {"student": {"source": str(start)}, "template": "t5"}), say=lambda line: None)
+    assert found["train"]["template"] == "t5" and found["curate"]["verdicts"] == {"right": 50}
+    from transformers import AutoModelForSeq2SeqLM
+    AutoModelForSeq2SeqLM.from_pretrained(tmp_path/"t5-out"/"student")
+
+
 def test_the_ready_configurations_can_be_read():
     found = sorted((ROOT/"configs").glob("*.yaml"))
     assert [p.stem for p in found] == ["gsm8k-flan-t5", "offline", "own-questions"] and all(read_config(p) for p in found)
@@ -455,6 +476,13 @@ def test_levels_by_known_difficulty():
     found = curriculum(PROBLEMS, traces, 3)
     assert [len(level) for level in found] == [10, 10, 10] and sorted(p.id for level in found for p in level) == sorted(p.id for p in PROBLEMS)
     assert all(a.steps <= b.steps for low, high in zip(found, found[1:], strict=False) for a in low for b in high)
+
+
+def test_the_committed_table_of_scale_is_of_its_record(root, monkeypatch, tmp_path):
+    monkeypatch.chdir(root)
+    table = write_scale(json.loads((root/"paper"/"records"/"scale.json").read_text()), str(tmp_path))
+    for made in tmp_path.iterdir(): assert made.read_text() == (root/"paper"/"tables"/made.name).read_text(), made.name
+    assert table.questions.max() >= 10_000 and table["memory added, MB"].max() < 50
 
 
 def test_a_kept_teacher_knows_only_what_was_kept():
