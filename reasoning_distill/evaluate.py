@@ -99,7 +99,7 @@ def evaluate(
     max_new_tokens: int = 256,
     temperature: float = 0.0,  # 0: greedy
     seed: int = 0,  # matters for temperatures above 0 only
-    batch_size: int = 64,
+    batch_size: int | None = None,  # as `sample` takes it
     samples: int = 1,  # replies a problem, which vote
     style: str = "",  # a name in `templates.STYLES`
 ) -> list[Prediction]:  # one a problem, in their order

@@ -56,30 +56,29 @@ def fit_online(
     student: Student,  # changed in place
     draw: Draw,
     kind: type,  # of the examples that `draw` returns
-    validation: Sequence[Encoded],  # chooses the checkpoint
+    validation: Sequence[Encoded],  # the teacher's traces, for the curve
     config: FitConfig,
     seed: int,  # of dropout, where a model has it
     folder: str | Path,  # for checkpoints and blocks; a run that died in this folder goes on
     loss: Loss,
     refresh: int,  # optimiser steps in a block
     note: Callable[[list], dict[str, float]] = lambda examples: {},  # numbers for each block; raises to stop
+    watch: Callable[[Student], dict[str, float]] = lambda student: {},  # further numbers for each point of the curve
+    by: str = "validation",  # the number in the curve that chooses the checkpoint: the least
     stop: Callable[[int], None] = lambda step: None,  # called after each step; raises to interrupt
-) -> History:  # `student` then has the weights of `best_step`
-    "Train on what `draw` makes until the token budget is used; keep the weights with the least validation loss."
+) -> History:  # `student` then has the weights of `best_step`, and `best_loss` is that number
+    "Train on what `draw` makes until the token budget is used; keep the best weights."
     if not validation: raise InputError("0 validation examples: expected some")
     folder, accelerator = Path(folder), device_of_choice()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         weights = [p for p in student.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(weights, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
-        norms = []
-        def measure(*_): norms.append(torch.nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None]).item())
-        optimizer.register_step_pre_hook(measure)  # behind the clipping
         model, optimizer = accelerator.prepare(student.model, optimizer)
         trained, history = replace(student, model=model), load_checkpoint(folder, accelerator)
         history = replace(history, starts=[*history.starts, history.step])
         bar = tqdm(total=config.tokens, desc="training online", initial=history.tokens, mininterval=2, unit="token")
-        notes, since = [], []
+        notes, since, norms = [], [], []
         while history.tokens < config.tokens:
             block = history.step//refresh
             examples = block_of(folder, block, kind, lambda b=block: draw(replace(trained, model=model.eval()), b))
@@ -89,15 +88,17 @@ def fit_online(
             for start in range((history.step % refresh)*size, len(examples), size):
                 clock, batch = time.perf_counter(), examples[start:start + size]
                 for group in optimizer.param_groups: group["lr"] = learning_rate(round(1000*history.tokens/config.tokens), 1000, config)
-                since.append(optimiser_step(trained, batch, optimizer, accelerator, config, loss))
+                value, norm = optimiser_step(trained, batch, optimizer, accelerator, config, loss)
+                since.append(value)
+                norms.append(norm)
                 before, history = history, replace(history, step=history.step + 1, prompt_tokens=history.prompt_tokens + sum(e.read for e in batch),
                                                    completion_tokens=history.completion_tokens + sum(e.written for e in batch))
                 bar.update(history.tokens - before.tokens)
                 history = replace(history, seconds=history.seconds + time.perf_counter() - clock)
                 if _mark(history, config) > _mark(before, config):
-                    history = _measure(trained, validation, history, {**_means(notes), "gradient": sum(norms)/len(norms)}, since, config, folder,
-                                       accelerator)
-                    notes, since, norms[:] = notes[-1:], [], []
+                    found = {**_means(notes), "gradient": sum(norms)/len(norms)}
+                    history = _measure(trained, validation, history, found, since, config, folder, accelerator, watch, by)
+                    notes, since, norms = notes[-1:], [], []
                     drop_blocks(folder, block)
                 stop(history.step)
                 if history.tokens >= config.tokens: break
@@ -113,15 +114,18 @@ def _means(notes: Sequence[dict[str, float]]) -> dict[str, float]:
     return {k: sum(n[k] for n in notes)/len(notes) for k in (notes[0] if notes else {})}
 
 def _measure(trained: Student, validation: Sequence[Encoded], history: History, found: dict, since: Sequence[float], config: FitConfig, folder: Path,
-             accelerator) -> History:
-    "Measure the validation loss, keep the weights if they are the best so far, write a checkpoint."
+             accelerator, watch: Callable[[Student], dict[str, float]], by: str) -> History:
+    "Measure, keep the weights if they are the best so far, write a checkpoint."
     clock = time.perf_counter()
-    value = validation_loss(trained, validation, accelerator, config)
-    point = {"step": history.step, "tokens": history.tokens, "train": sum(since)/len(since), "validation": value, **found}
+    point = {"step": history.step, "tokens": history.tokens, "train": sum(since)/len(since),
+             "validation": validation_loss(trained, validation, accelerator, config), **found}
+    model = accelerator.unwrap_model(trained.model)
+    point |= watch(replace(trained, model=model.eval()))
+    model.train()
     history = replace(history, curve=[*history.curve, point])
-    if value < history.best_loss:
-        history = replace(history, best_step=history.step, best_loss=value)
-        with whole_folder(folder/"best") as scratch: save_file(weights_of(accelerator.unwrap_model(trained.model)), scratch/"model.safetensors")
+    if point[by] < history.best_loss:
+        history = replace(history, best_step=history.step, best_loss=point[by])
+        with whole_folder(folder/"best") as scratch: save_file(weights_of(model), scratch/"model.safetensors")
     history = replace(history, seconds=history.seconds + time.perf_counter() - clock)
     save_checkpoint(folder, accelerator, history)
     return history

@@ -141,7 +141,7 @@ def optimiser_step(
     accelerator: Accelerator,
     config: FitConfig,
     loss: Loss = lm_loss,
-) -> float:  # mean loss of this process's share, nats per completion token, before the step
+) -> tuple[float, float]:  # before the step: mean loss of this process's share, nats per completion token; length of the gradient before clipping
     "Change the weights once, by the gradient of the mean loss over all completion tokens of `examples`."
     processes, total, tokens = accelerator.num_processes, 0.0, weight_of(examples)
     share = pieces(examples, config.micro_batch, accelerator.process_index, processes)
@@ -150,12 +150,12 @@ def optimiser_step(
             with lower_precision(accelerator, config): value = loss(student, piece)
             accelerator.backward(value*processes/tokens)
         total += value.item()
-    norm = accelerator.clip_grad_norm_(student.model.parameters(), config.clip)
-    if not math.isfinite(total) or (norm is not None and not math.isfinite(norm)):
+    norm = float(accelerator.clip_grad_norm_(student.model.parameters(), config.clip))
+    if not math.isfinite(total) or not math.isfinite(norm):
         raise InputError(f"the loss became {total} (gradient norm {norm}): use a lower lr than {config.lr:g}, or precision 'no'")
     optimizer.step()
     optimizer.zero_grad()
-    return total*processes/tokens
+    return total*processes/tokens, norm
 
 # %% ../nbs/40_training.ipynb #c561dd70
 @torch.no_grad()
@@ -229,7 +229,7 @@ def fit(
         for step, examples, rate in _steps(plan, train, history, config, accelerator):
             start = time.perf_counter()
             for group in optimizer.param_groups: group["lr"] = rate
-            since.append(optimiser_step(trained, examples, optimizer, accelerator, config, loss))
+            since.append(optimiser_step(trained, examples, optimizer, accelerator, config, loss)[0])
             history = replace(history, step=step + 1, prompt_tokens=history.prompt_tokens + sum(e.read for e in examples),
                               completion_tokens=history.completion_tokens + sum(e.written for e in examples),
                               seconds=history.seconds + time.perf_counter() - start)

@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 from fractions import Fraction
 
 import pytest
@@ -76,3 +78,10 @@ def test_wilsons_bounds_solve_the_equation_that_defines_them(case):
 @pytest.mark.parametrize("case", [(1, 0), (-1, 5), (6, 5)])
 def test_an_impossible_rate_is_refused(case):
     with pytest.raises(InputError): wilson(*case)
+
+
+def test_a_long_word_behind_a_number_takes_no_time():
+    "A pattern that may cut a word into several tries every way to do so: n letters, time like n to the fourth."
+    program = "from reasoning_distill.verify.answers import check_answer; print(check_answer('#### 12 ' + 'Paul'*5000 + '1', '12').status)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "unverifiable\n", done.stderr

@@ -214,9 +214,18 @@ def test_the_budget_is_kept_and_everything_is_accounted_for(setup, oracle, setti
     own = settings.get("share", 1.0)
     assert (outcome.sampling > 0) == (outcome.sampling_tokens > 0) == (own > 0) and (outcome.scoring > 0) == (settings.get("distance") != 0.0)
     online = [p for p in outcome.history.curve if "gradient" in p]
-    assert len(online) == given.fit.evaluations and all(p["gradient"] <= given.fit.clip*1.01 for p in online)
+    assert len(online) == given.fit.evaluations and all({"objective", "held out"} <= {*p} for p in online)
+    if settings.get("distance") != 0.0: assert all(p["gradient"] > 0 for p in online)
     if own: assert all({"entropy", "length", "truncated", "right", "age"} <= {*p} and p["length"] <= 10 for p in online)
     assert all(("kl" in p) == bool(own and settings.get("distance") != 0.0) for p in online)
+
+
+@pytest.mark.parametrize("settings, by", [({}, "objective"), ({"distance": 0.0, "reward": 1.0}, "objective"),
+                                          ({"share": 0.0, "beta": 0.0}, "validation")])
+def test_the_weights_that_are_kept_are_best_where_the_student_writes(setup, oracle, settings, by):
+    history = on_policy(setup(teacher=oracle()), OnPolicyConfig(longest=10, **settings)).history
+    best = min((p for p in history.curve if "objective" in p), key=lambda p: p[by])
+    assert (history.best_step, history.best_loss) == (best["step"], best[by])
 
 
 def test_half_of_a_mixed_block_is_the_teachers(setup, oracle, monkeypatch):

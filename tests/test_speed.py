@@ -87,3 +87,8 @@ def test_quick_products_are_exact_and_leave_the_setting_as_it_was():
     assert (product - exact).abs().max() < 3*(a @ b - exact).abs().max()
     with pytest.raises(KeyError), quick_products(512): raise KeyError
     assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_a_processor_that_rounds_for_some_shapes_multiplies_the_plain_way(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_tile": True})
+    assert not students.products_stay_exact()

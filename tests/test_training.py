@@ -25,7 +25,7 @@ def examples(make):
 
 def weights_after_a_step(student, examples, micro_batch, processes=1):
     optimizer = torch.optim.SGD(student.model.parameters(), lr=1.0)
-    value = optimiser_step(student, examples, optimizer, Accelerator(), FitConfig(micro_batch=micro_batch, clip=1e9))
+    value, _ = optimiser_step(student, examples, optimizer, Accelerator(), FitConfig(micro_batch=micro_batch, clip=1e9))
     return value, torch.cat([p.detach().flatten() for p in student.model.parameters()])
 
 

@@ -55,7 +55,7 @@ class LocalTeacher:
     template: str  # a name in `templates.TEMPLATES`: how it is asked
     name: str = "teacher"
     key: str = ""  # hash of its weights, or of what made them, and of whatever else its text depends on
-    batch_size: int = 64
+    batch_size: int | None = None  # as `sample` takes it
 
     def traces(self, problems: Sequence[Problem], samples: int, temperature: float, max_new_tokens: int, seed: int, style: str = "") -> list[Trace]:
         "Sampled traces; the j-th sample of a problem is the same in whatever company it is drawn."

@@ -69,7 +69,7 @@ def letters(text: str) -> list[str]: return [(a or b or c).upper() for a, b, c i
 
 HEDGED = re.compile(r"\b(?:not|than|least|most|between|about|negative|minus|almost|nearly|over|under)\b|[<>≤≥±]", re.IGNORECASE)  # before a number
 SCALE = re.compile(r"\s*(?:[kKmM]\b|(?:hundred|thousand|million|billion|dozen)s?\b|and a (?:half|third|quarter)\b|[½¼¾])")  # behind it
-CLAUSE = re.compile(r"\s*(?:(?!nor?\b|not\b)[A-Za-z]+\s*){0,4}"
+CLAUSE = re.compile(r"\s*(?:(?!nor?\b|not\b)[A-Za-z]++\s*+){0,4}"
                     r"(?:,\s(?=[A-Za-z])|;|\((?=[A-Za-z])|\.\s+[A-Z]|\b(?:since|because|as)\b)")  # behind a number
 UNKNOWN = re.compile(r"(?<![A-Za-z])[a-z](?![A-Za-z])")
 
