@@ -72,6 +72,8 @@ VARIANTS = {  # name → method and what is changed
     "on_policy_sampled": ("on_policy", {"options.estimator": "sampled"}),
     "on_policy_jsd": ("on_policy", {"options.beta": 0.5}),
     "on_policy_verified": ("on_policy", {"options.filter": "verified"}),
+    "on_policy_warm": ("on_policy", {"options.warm_share": 0.8}),
+    "on_policy_mixed": ("on_policy", {"options.share": 0.5}),
     "on_policy_reward": ("on_policy", {"options.filter": "verified", "options.reward": 0.5}),
     "reward_only": ("on_policy", {"options.distance": 0.0, "options.reward": 1.0}),
     "t5_answer_only": ("answer_only", T5),

@@ -118,7 +118,7 @@ class RunRecord:
     hardware: dict[str, str | int]
     seconds: dict[str, float]  # wall time: training (over all starts), evaluation, teacher (writing), own sampling, and all since the last start
     tokens: dict[str, int]  # by purpose: train, completion, teacher, own sampling, evaluate
-    flops: dict[str, float]  # by purpose: train, teacher (writing and scoring), own sampling, evaluate
+    flops: dict[str, float]  # by purpose: train, teacher (writing and scoring), scoring (that part of it), own sampling, evaluate
     metrics: dict  # accuracy and the like, as `evaluate.summarise` returns them
     curve: list[dict] = field(default_factory=list)  # step, tokens, training and validation loss in nats per token
     row: str = ""  # hash of the same, the seed left out: records of one row of a table differ in their seed alone

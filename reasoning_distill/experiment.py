@@ -259,7 +259,7 @@ def _distill(config: Config, splits: Splits, folder: Path) -> None:
                "own sampling": outcome.sampling_seconds, "last start": clock[2] - clock[0]}
     record = RunRecord(run_key(config, splits), to_dict(config), revision(), code_of(config), versions(), hardware(), seconds,
                        *_price(student, teacher, assistant, outcome, [p for row in found.values() for p in row]),
-                       {**_metrics(found, splits), "best_step": outcome.history.best_step, "report": outcome.report}, outcome.history.curve,
+                       {**_metrics(found, splits, config), "best_step": outcome.history.best_step, "report": outcome.report}, outcome.history.curve,
                        run_key(replace(config, seed=0), splits), outcome.history.starts)
     write_file(folder/"record.json", json.dumps(to_dict(record), indent=1) + "\n")
     shutil.rmtree(folder/"checkpoints", ignore_errors=True)
@@ -272,20 +272,26 @@ def _lessons(config: Config, splits: Splits) -> tuple[list[Problem], list[Proble
 
 def _test(student: Student, decodings: Mapping[str, Decoding], splits: Splits, template: str, config: Config) -> dict[str, list[Prediction]]:
     "By decoding: the first on all test sets, the others on the test problems alone, and for students alone."
-    everything, found = [*splits.test, *splits.hard, *splits.shift], {}
+    everything, found = [p for _, part in _asked(splits, config) for p in part], {}
     for name, how in [*decodings.items()][:None if config.corpus == "train" else 1]:
         asked = splits.test if found else everything
         found[name] = evaluate(student, asked, template=template, max_new_tokens=config.max_new_tokens, **vars(how))
     return found
 
-def _metrics(predictions: Mapping[str, Sequence[Prediction]], splits: Splits) -> dict:
-    "Those of the test problems, and under their names those of the other two test sets and of other decodings."
+def _asked(splits: Splits, config: Config) -> list[tuple[str, Sequence[Problem]]]:  # name and problems, in the order of the predictions
+    "The test sets; for students also the validation problems and as many of the training problems."
+    seen = [("validation", splits.validation), ("train", splits.train[:len(splits.validation)])] if config.corpus == "train" else []
+    return [("test", splits.test), ("hard", splits.hard), ("shift", splits.shift), *seen]
+
+def _metrics(predictions: Mapping[str, Sequence[Prediction]], splits: Splits, config: Config) -> dict:
+    "Those of the test problems, and under their names those of the other parts and of other decodings."
     (first, whole), *others = predictions.items()
     found, start = {}, 0
-    for part in ("test", "hard", "shift"):
-        end = start + len(getattr(splits, part))
+    for part, problems in _asked(splits, config):
+        end = start + len(problems)
         if end > start: found[part] = summarise(whole[start:end])
         start = end
+    for part in {"validation", "train"} & {*found}: found[part] = found[part]["strict"]
     return {**found.pop("test"), **found, "decoding": first, "decodings": {name: summarise(rows) for name, rows in others}}
 
 # %% ../nbs/61_experiment.ipynb #8afe4697
@@ -299,7 +305,7 @@ def _price(student: Student, teacher: Teacher, assistant: Teacher | None, outcom
               "teacher": sum(t.prompt_tokens + t.tokens for t in outcome.traces), "own sampling": outcome.sampling_tokens}
     flops = {"train": training_flops(student, history), "evaluate": forward_flops(student, read, written),
              "teacher": sum(writing(who) for who in (teacher, assistant) if who) + outcome.scoring,
-             "own sampling": outcome.sampling}
+             "scoring": outcome.scoring, "own sampling": outcome.sampling}
     return tokens, flops
 
 # %% ../nbs/61_experiment.ipynb #4985f903

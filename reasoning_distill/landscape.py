@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from .config import Config, base_config, read_overrides, resolve, teacher_config
 from .core import InputError, RunRecord, choose, from_dict, read_jsonl, to_dict, write_jsonl
 from .experiment import distill, distill_all, open_teacher, project_folder
-from .report import write_figure, write_table
+from .report import plain_record, write_figure, write_table
 from .stats import seed_interval
 from .tasks.corrupt import KINDS, fault
 from .tasks.splits import GENERATORS, load_task
@@ -94,11 +94,7 @@ def run_landscape(
 
 def keep_runs(runs: Sequence[Run], path: str | Path) -> Path:  # the path written
     "Write runs with their records, so that tables can be made where the runs are not."
-    def plain(run):
-        row = to_dict(run)
-        row["record"]["config"]["runs_dir"] = Path(row["record"]["config"]["runs_dir"]).name  # a path of one machine
-        return row
-    return write_jsonl(project_folder()/path, map(plain, runs))
+    return write_jsonl(project_folder()/path, ({**to_dict(r), "record": plain_record(r.record)} for r in runs))
 
 def kept_runs(path: str | Path = "paper/records/landscape.jsonl") -> list[Run]:
     "The runs in a file."

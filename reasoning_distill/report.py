@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CONTROLS', 'PREDICTIONS', 'COLOURS', 'LINES', 'READABLE', 'read_records', 'belongs', 'flat', 'row_name', 'rows_of',
-           'ways_of', 'pooled', 'benchmark_table', 'by_steps', 'by_family', 'groups_table', 'paired_table',
+           'ways_of', 'pooled', 'benchmark_table', 'by_steps', 'by_family', 'groups_table', 'paired_table', 'pair_of',
            'readable_pairs', 'time_table', 'predictions_table', 'overview', 'readable_table', 'printed', 'write_table',
-           'loss_figure', 'write_figure', 'tables_of', 'in_markdown', 'keep_records', 'kept_records', 'beside',
-           'report']
+           'loss_figure', 'write_figure', 'tables_of', 'in_markdown', 'keep_records', 'plain_record', 'kept_records',
+           'beside', 'report']
 
 # %% ../nbs/62_report.ipynb #e5fc804b
 import io
@@ -156,10 +156,15 @@ def paired_table(
             theirs = marks.get((task, other), {})
             seeds = [s for s in ours if s in theirs and len(ours[s]) == len(theirs[s])]
             if name != other and seeds: rows.append({"task": task, "method": name, "against": other, "seeds": len(seeds),
-                                                     **_pair(ours, theirs, seeds)})
+                                                     **pair_of(ours, theirs, seeds)})
     return pd.DataFrame(rows)
 
-def _pair(ours: dict[int, str], theirs: dict[int, str], seeds: Sequence[int]) -> dict:
+def pair_of(
+    ours: dict[int, str],  # seed → marks
+    theirs: dict[int, str],
+    seeds: Sequence[int],  # that both have
+) -> dict[str, float]:  # points, low, high, p, seed_low, seed_high
+    "One row against another."
     by_seed = [[int(a) - int(b) for a, b in zip(ours[s], theirs[s], strict=True)] for s in seeds]
     points, low, high = seed_interval([100*sum(d)/len(seeds) for d in zip(*by_seed, strict=True)])
     _, seed_low, seed_high = seed_interval([100*sum(row)/len(row) for row in by_seed])
@@ -306,9 +311,13 @@ def in_markdown(tables: dict[str, pd.DataFrame]) -> dict[str, str]:  # by name
     return {name: READABLE[name](table).to_markdown(index=False, disable_numparse=True) for name, table in tables.items()}
 
 def keep_records(records: Sequence[RunRecord], path: str | Path) -> Path:  # the path written
-    "Write records so that tables can be made where the runs are not; without paths of the machine they were made on."
-    def plain(r): return {**to_dict(r), "config": {**to_dict(r)["config"], "runs_dir": Path(r.config["runs_dir"]).name}}
-    return write_jsonl(path, map(plain, records))
+    "Write records so that tables can be made where the runs are not."
+    return write_jsonl(path, map(plain_record, records))
+
+def plain_record(record: RunRecord) -> dict:
+    "A record without paths of the machine that it was made on."
+    found = to_dict(record)
+    return {**found, "config": {**found["config"], "runs_dir": Path(record.config["runs_dir"]).name}}
 
 def kept_records(path: str | Path = "paper/records/benchmark.jsonl") -> list[RunRecord]:  # a relative path counts from the project's folder
     "The records in a file."
