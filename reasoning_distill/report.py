@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from .config import METHODS, PRESETS, VARIANTS, Config, base_config, resolve, styles_config, teacher_config
 from .core import InputError, RunRecord, choose, from_dict, read_jsonl, to_dict, write_file, write_jsonl
 from .experiment import code_of, project_folder, read_record, versions
-from .stats import mcnemar, seed_interval, wilson
+from .stats import bootstrap, holm, mcnemar, seed_interval, wilson
 from .tasks.splits import TASKS
 
 # %% ../nbs/62_report.ipynb #67863ea7
@@ -146,7 +146,7 @@ CONTROLS = {"contrastive": ("cot_verified",), "orca": ("orca_shuffled",), "star"
 def paired_table(
     records: Sequence[RunRecord],
     against: Sequence[str] = ("cot", "answer_only"),  # rows to compare each row with, beside its own in `CONTROLS`
-) -> pd.DataFrame:  # task, method, against, seeds, points, low, high (95%, over problems), p (McNemar), seed_low, seed_high (95%, over seeds)
+) -> pd.DataFrame:  # task, method, against, seeds, points; low, high (95%, problems), p (McNemar), p_holm; seed_low, seed_high (seeds); both_low, both_high
     "What each row gains over others, in points of accuracy."
     marks = {(task, name): {r.config["seed"]: m["marks"] for r, m in zip(row, metrics, strict=True)} for task, name, row, metrics in ways_of(records)
              if row[0].config["corpus"] == "train"}
@@ -157,19 +157,22 @@ def paired_table(
             seeds = [s for s in ours if s in theirs and len(ours[s]) == len(theirs[s])]
             if name != other and seeds: rows.append({"task": task, "method": name, "against": other, "seeds": len(seeds),
                                                      **pair_of(ours, theirs, seeds)})
-    return pd.DataFrame(rows)
+    corrected = holm([r["p"] for r in rows])
+    return pd.DataFrame([{**r, "p_holm": p} for r, p in zip(rows, corrected, strict=True)])
 
 def pair_of(
     ours: dict[int, str],  # seed → marks
     theirs: dict[int, str],
     seeds: Sequence[int],  # that both have
-) -> dict[str, float]:  # points, low, high, p, seed_low, seed_high
+) -> dict[str, float]:  # points, low, high, p, seed_low, seed_high, both_low, both_high
     "One row against another."
     by_seed = [[int(a) - int(b) for a, b in zip(ours[s], theirs[s], strict=True)] for s in seeds]
     points, low, high = seed_interval([100*sum(d)/len(seeds) for d in zip(*by_seed, strict=True)])
     _, seed_low, seed_high = seed_interval([100*sum(row)/len(row) for row in by_seed])
     p = mcnemar(*(sum(row.count(sign) for row in by_seed) for sign in (1, -1)))
-    return {"points": points, "low": low, "high": high, "p": p, "seed_low": seed_low, "seed_high": seed_high}
+    _, both_low, both_high = bootstrap([[100*d for d in row] for row in by_seed])
+    return {"points": points, "low": low, "high": high, "p": p, "seed_low": seed_low, "seed_high": seed_high,
+            "both_low": both_low, "both_high": both_high}
 
 def readable_pairs(table: pd.DataFrame) -> pd.DataFrame:  # every cell a text
     "Points with their intervals, as they are printed."
@@ -177,9 +180,12 @@ def readable_pairs(table: pd.DataFrame) -> pd.DataFrame:  # every cell a text
     def interval(low, high): return "" if math.isnan(low) else f"[{low:+.1f}, {high:+.1f}]"
     shown = table[["task", "method", "against"]].copy()
     shown["seeds"], shown["points"] = table.seeds.astype(str), table.points.map("{:+.1f}".format)
+    clear = (table.p_holm < 0.05) & ((table.both_low > 0) | (table.both_high < 0))
+    shown["points"] += clear.map({True: " *", False: ""})
     shown["95%, problems"] = [interval(*pair) for pair in zip(table.low, table.high, strict=True)]
-    shown["p"] = [f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in table.p]
+    shown["p, Holm"] = [f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in table.p_holm]
     shown["95%, seeds"] = [interval(*pair) for pair in zip(table.seed_low, table.seed_high, strict=True)]
+    shown["95%, both"] = [interval(*pair) for pair in zip(table.both_low, table.both_high, strict=True)]
     return shown
 
 # %% ../nbs/62_report.ipynb #3294b8b0
