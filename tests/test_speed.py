@@ -1,8 +1,15 @@
-"The quick paths give what the plain ones give. Nothing here is timed."
+"The quick paths give what the plain ones give, and the peers they are compared with do the same work. No speed is judged here."
+import json
+
+import pandas as pd
 import pytest
 import torch
+from conftest import weights
 from transformers import GemmaConfig, GemmaForCausalLM
 
+from reasoning_distill import bench as module
+from reasoning_distill.bench import bench, counted, distillation_trainer, gkd_trainer, peer_pass, trl_settings
+from reasoning_distill.methods.on_policy import OnPolicyConfig, Sampled, on_policy_loss
 from reasoning_distill.models import sampling, students
 from reasoning_distill.models.losses import lm_loss
 from reasoning_distill.models.sampling import DecoderStepper, LlamaStepper, sample, stepper_for
@@ -92,3 +99,54 @@ def test_quick_products_are_exact_and_leave_the_setting_as_it_was():
 def test_a_processor_that_rounds_for_some_shapes_multiplies_the_plain_way(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_tile": True})
     assert not students.products_stay_exact()
+
+
+def sampled(inputs):
+    "The examples in a peer's batch: the student's completions, and what it read before."
+    if "labels" in inputs: ids, real, own = inputs["input_ids"], inputs["attention_mask"].bool(), inputs["labels"] != -100
+    else:
+        ids, real, own = (torch.cat([inputs[f"prompt_{kind}"]*share, inputs[f"completion_{kind}"]], 1).to(dtype)
+                          for kind, share, dtype in (("ids", 1, torch.long), ("mask", 1, torch.bool), ("mask", 0, torch.bool)))
+    rows = [(i[r & ~o].tolist(), i[o].tolist()) for i, r, o in zip(ids, real, own, strict=True)]
+    return [Sampled(prompt, completion, 1.0, prompt) for prompt, completion in rows]
+
+
+@pytest.mark.parametrize("peer", ["gkd", "distillation"])
+def test_a_peer_trains_on_what_is_counted_and_with_our_loss(make, tmp_path, peer):
+    student, teacher, seen = make(), make(width=48, seed=1), []
+    examples = student.encode(PROMPTS, [" 3 eggs"]*len(PROMPTS))
+    build = gkd_trainer(student, teacher, examples, 9) if peer == "gkd" else distillation_trainer(student, teacher, PROMPTS, 9)
+    ours = on_policy_loss(teacher, OnPolicyConfig())
+
+    def trainer(model, settings):
+        found = build(model, settings)
+        compute = found.compute_loss
+        def noting(model, inputs, num_items_in_batch=None, **how):
+            batch, share = sampled(inputs), inputs.get("num_items_in_batch", num_items_in_batch)
+            seen.extend(batch)
+            loss = compute(model, inputs, num_items_in_batch=num_items_in_batch, **how)
+            assert torch.isclose(loss, ours(Student(model, student.tokenizer, False), batch)/share, rtol=1e-3)
+            return loss
+        found.compute_loss = noting
+        return found
+
+    before, model = weights(student), make().model
+    written = counted(model, student.end)
+    trainer(model, trl_settings(str(tmp_path), 4, 1e-2)).train()
+    assert sum(written) == sum(len(e.completion) for e in seen) and len(written) == len(PROMPTS)//4
+    assert sorted(e.prompt for e in seen) == sorted(student.encode_prompts(PROMPTS))
+    assert not torch.equal(weights(Student(model, student.tokenizer, False)), before)
+    assert peer_pass(student, build, 4) > 0 and torch.equal(weights(student), before)
+
+
+def test_bench_measures_every_system(tmp_path, monkeypatch):
+    "In the record and in the table."
+    monkeypatch.setattr(module, "product_speed", lambda: 1e9)
+    record = bench(width=16, layers=1, teacher_width=24, problems=24, batch_size=2, prompts=8, max_new_tokens=6, warmup_tokens=1000, repetitions=1,
+                   runs_dir=str(tmp_path/"runs"), tables_dir=str(tmp_path/"tables"))
+    systems = {work: [r["system"] for r in record["rows"] if r["work"] == work] for work in {r["work"] for r in record["rows"]}}
+    assert systems == {"training": ["ours", "TRL", "TRL, by length", "TRL, packed"], "greedy": ["ours", "generate"], "sampling": ["ours", "generate"],
+                       "on-policy": ["ours", "ours, sampled each step", "TRL, GKD", "TRL, distillation"]}
+    assert all(r["least"] > 0 and r["share_of_product"] > 0 for r in record["rows"])
+    assert [json.loads(p.read_text()) for p in (tmp_path/"runs"/"bench").iterdir()] == [record]
+    assert len(pd.read_csv(tmp_path/"tables"/"speed.csv")) == len(record["rows"])
