@@ -1,6 +1,6 @@
 # make report [PRESET=smoke|quick|full] [TASKS="arithmetic gsm8k"] [DATA_DIR=folder] [SEEDS="0 1"]   run the grid, write tables and figures
 # make test                                                                           all checks, as in continuous integration
-# make bench                                                                          training beside TRL, sampling beside generate, answers beside math-verify, store and rules by size
+# make bench                                                                          training and on-policy steps beside TRL, sampling beside generate, answers beside math-verify, store and rules by size
 PYTHON ?= python3
 PRESET ?= smoke
 TASKS ?= $(if $(filter smoke,$(PRESET)),arithmetic,arithmetic algebra science strategy)

@@ -85,7 +85,7 @@ def trl(
 ) -> ModuleType:  # raises InputError where it is missing
     "TRL, imported when it is needed."
     try: return importlib.import_module(f"trl{part}")
-    except ImportError as e: raise InputError(f"TRL cannot be imported ({e}): run pip install -e '.[bench]'") from e
+    except ImportError as e: raise InputError(f"TRL cannot be imported ({e}): run pip install -e '.[dev]'") from e
 
 def trl_settings(
     folder: str,  # that TRL may write to

@@ -146,7 +146,7 @@ CONTROLS = {"contrastive": ("cot_verified",), "orca": ("orca_shuffled",), "star"
 def paired_table(
     records: Sequence[RunRecord],
     against: Sequence[str] = ("cot", "answer_only"),  # rows to compare each row with, beside its own in `CONTROLS`
-) -> pd.DataFrame:  # task, method, against, seeds, points; low, high (95%, problems), p (McNemar), p_holm; seed_low, seed_high (seeds); both_low, both_high
+) -> pd.DataFrame:  # task, method, against, seeds, points; low, high (95%, problems), p (McNemar), p_holm; seed_low, both_low, ...
     "What each row gains over others, in points of accuracy."
     marks = {(task, name): {r.config["seed"]: m["marks"] for r, m in zip(row, metrics, strict=True)} for task, name, row, metrics in ways_of(records)
              if row[0].config["corpus"] == "train"}
