@@ -28,6 +28,7 @@ from reasoning_distill.tasks.splits import GENERATORS
 from reasoning_distill.teachers.local import LocalTeacher
 from reasoning_distill.templates import parts_of, prompt_for, read_trace
 from reasoning_distill.traces import trace_examples
+from reasoning_distill.training import FitConfig
 from reasoning_distill.verify.verifier import steps_of
 
 OFF = dict(repair=False, asks=0, prune=False, drop=False, rounds=1)
@@ -198,6 +199,31 @@ def test_the_students_failures_draw_traces_for_the_next_round(setup, monkeypatch
     assert [r["failed"] for r in rounds] == [10, 10] and all(r["targeted"] == 10 for r in rounds), "an untrained student fails, its teacher does not"
     assert sizes == [sizes[0], sizes[0] + 10, sizes[0] + 20] and not (before == weights(given.student)).all()
     assert outcome.sampling > 0 and outcome.sampling_tokens > 0 and abs(outcome.history.tokens - given.fit.tokens) < 3000
+
+
+def test_killed_in_the_middle_of_the_second_round_it_ends_the_same(setup, monkeypatch, tmp_path):
+    from reasoning_distill.methods import feedback as module
+    deadly, real, calls = [False], module.fit, []
+    def mortal(*about):
+        calls.append(1)
+        def stop(step):
+            if deadly[0] and len(calls) == 2 and step == 12: raise KeyboardInterrupt
+        return real(*about, stop=stop)
+    monkeypatch.setattr(module, "fit", mortal)
+    def run(name):
+        calls.clear()
+        given = replace(setup(teacher=Scripted(careless)), folder=tmp_path/name, fit=FitConfig(tokens=30_000, evaluations=6))
+        return given.student, feedback(given, FeedbackConfig(samples=1, questions=10, max_new_tokens=12))
+    whole, expected = run("whole")
+    deadly[0] = True
+    with pytest.raises(KeyboardInterrupt): run("killed")
+    deadly[0] = False
+    again, found = run("killed")
+    def timeless(report): return [{k: v for k, v in r.items() if k != "seconds checking"} for r in (report, *report["rounds"])]
+    assert (weights(whole) == weights(again)).all() and len(found.history.starts) == len(expected.history.starts) + 2
+    assert [p["validation"] for p in found.history.curve] == [p["validation"] for p in expected.history.curve]
+    assert timeless({**found.report, "rounds": []}) == timeless({**expected.report, "rounds": []})
+    assert timeless(found.report)[1:] == timeless(expected.report)[1:]
 
 
 def test_a_teacher_without_a_right_trace_is_one_clear_line(setup):
