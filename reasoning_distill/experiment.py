@@ -99,7 +99,7 @@ def hardware() -> dict[str, str | int]:
     about = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in about.read_text().splitlines() if line.startswith("model name")] if about.exists() else []
     return {"system": platform.system(), "cpu": names[0] if names else platform.processor(), "cores": os.cpu_count() or 0,
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else ""}
+            "instructions": torch.backends.cpu.get_cpu_capability(), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else ""}
 
 # %% ../nbs/61_experiment.ipynb #b03687e3
 def checkpoint_hash(

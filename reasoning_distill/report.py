@@ -334,10 +334,13 @@ def beside(
     earlier: Sequence[RunRecord],  # kept ones, perhaps of code before
     preset: str,  # a name in `PRESETS`
 ) -> list[RunRecord]:  # in the order of the table
-    "Records, and the earlier ones of this preset and these versions for whatever was not run again."
+    "Records, and the earlier ones of this preset and these versions for whatever was not run again, unless they come from another teacher."
     def cell(r): return r.config["task"]["name"], row_name(r, preset), r.config["seed"]
-    again = {cell(r) for r in records}
-    others = [r for r in earlier if r.versions == versions() and belongs(r, preset) and cell(r) not in again]
+    again = {cell(r): r for r in records}
+    alike = [r for r in earlier if r.versions == versions() and belongs(r, preset)]
+    apart = {r.config["task"]["name"] for r in alike if r.config["corpus"] != "train" and cell(r) in again
+             and r.metrics["marks"] != again[cell(r)].metrics["marks"]}
+    others = [r for r in alike if cell(r) not in again and r.config["task"]["name"] not in apart]
     return sorted([*records, *others], key=lambda r: _place(r, preset))
 
 def report(

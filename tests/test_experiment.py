@@ -291,6 +291,16 @@ def test_what_was_kept_stays_beside_what_was_run_again(root):
     assert beside(again, [replace(r, versions={"python": "2.7"}) for r in kept], "full") == beside(again, [], "full"), "other versions, other results"
 
 
+def test_students_of_another_teacher_do_not_stand_beside(root):
+    kept = [replace(r, versions=versions()) for r in kept_records(root/"paper"/"records"/"benchmark.jsonl")]
+    teacher = next(r for r in kept if (r.config["task"]["name"], r.config["corpus"]) == ("strategy", "teacher"))
+    other = replace(teacher, key="new", metrics={**teacher.metrics, "marks": "0"*len(teacher.metrics["marks"])})
+    found = beside([other], kept, "full")
+    assert [r.key for r in found if r.config["task"]["name"] == "strategy"] == ["new"]
+    assert len([r for r in found if r.config["task"]["name"] != "strategy"]) == len([r for r in kept if r.config["task"]["name"] != "strategy"])
+    assert len(beside([replace(teacher, key="new")], kept, "full")) == len(kept), "the same teacher, trained again"
+
+
 def test_the_report_notebook_runs_as_it_stands(root, tmp_path):
     distill(resolve("answer_only", overrides=TINY, runs_dir=str(tmp_path)))
     places = {name: str(tmp_path/"out") for name in ("tables_dir", "figures_dir", "records_dir")}
