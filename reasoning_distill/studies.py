@@ -94,7 +94,7 @@ def kept_trials(path: str | Path) -> list[Trial]:
 CONDITIONS = {
     "as it is": (("cot", "on_policy", "on_policy_warm", "on_policy_verified", "on_policy_reward", "on_policy_sampled", "on_policy_jsd",
                   "on_policy_mixed", "reward_only"), {}),
-    "fewer questions": (("cot", "on_policy"), {"task.train": 500}),
+    "fewer questions": (("cot", "on_policy"), {"task.train": 300}),
     "weaker student": (("cot", "on_policy"), {"student.width": 32}),
 }
 RATES = (0.03, 0.1, 0.3, 1.0)  # learning rates after the warm start, as multiples of the usual one
