@@ -51,7 +51,7 @@ def test_an_ordering_turned_round_turns_its_verdict(found):
 
 
 def test_rows_are_compared_within_a_place_only(found):
-    cot = next(row for (block, task, name), row in found.items() if (block, task, name) == ("benchmark", "strategy", "cot"))
+    cot = next(row for (block, task, name), row in found.items() if (block, task, name) == ("benchmark", "arithmetic", "cot"))
     some = {("benchmark", "strategy", "cot"): cot, ("gpu", "strategy", "on_policy"): cot, ("gpu", "science", "on_policy"): cot}
     assert said(ordering("on_policy", "cot"), some).verdict == "not testable here: not run yet"
     both = {**some, ("gpu", "strategy", "cot"): cot}
@@ -63,12 +63,12 @@ def test_rows_are_compared_within_a_place_only(found):
 
 
 def test_another_way_of_asking_stands_behind_a_dot(found):
-    label, rationale = (found["benchmark", "strategy", name] for name in ("step_by_step", "step_by_step · rationale"))
+    label, rationale = (found["benchmark", "arithmetic", name] for name in ("step_by_step", "step_by_step · rationale"))
     assert {*label} == {*rationale} and sum(marks_in(rationale[0])) == rationale[0].metrics["strict"]["right"] != label[0].metrics["strict"]["right"]
 
 
 def test_fewer_steps_are_shorter_chains_and_more_tokens_cost_more(found):
-    r = found["benchmark", "strategy", "cot"][0]
+    r = found["benchmark", "arithmetic", "cot"][0]
     short = replace(r, metrics={**r.metrics, "written": r.metrics["written"] - 1}, tokens={**r.tokens, "teacher": 2*r.tokens["teacher"]})
     some = {("b", "t", "cot"): {0: r}, ("b", "t", "feedback"): {0: short}}
     assert said(ordering("feedback", "cot", written, "steps", 1.0), some).found == "+1.00 steps [+1.00, +1.00]"

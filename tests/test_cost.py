@@ -15,7 +15,7 @@ def kept(): return kept_records()
 
 @pytest.fixture(scope="module")
 def pair(kept):
-    found = {r.config["corpus"] + r.config["method"]: r for r in kept if r.config["task"]["name"] == "strategy" and r.config["seed"] == 0}
+    found = {r.config["corpus"] + r.config["method"]: r for r in kept if r.config["task"]["name"] == "arithmetic" and r.config["seed"] == 0}
     return found["traincot"], next(r for name, r in found.items() if name.startswith("teacher"))
 
 
