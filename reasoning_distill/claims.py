@@ -59,10 +59,10 @@ class Finding:
     "What there is to say on a claim."
     figure: str  # with its interval, as it is printed; empty: nothing was measured
     verdict: str
-    where: str  # tasks, with the block where it is not the benchmark
+    where: str  # tasks, each with its own figure and with the block where it is not the benchmark
     seeds: int = 0  # the least number of seeds
 
-VERDICTS = ("reproduced", "not reproduced", "refuted", "not testable here")
+VERDICTS = ("reproduced", "not reproduced", "refuted", "mixed", "not testable here")
 
 def verdict_of(low: float, high: float) -> str:  # of an interval that was claimed to lie above 0
     "What an interval says of a claim."
@@ -79,23 +79,25 @@ def ordering(
     def find(found: Evidence) -> Finding:
         at = places(found, better, worse)
         if not at: return Finding("", "not testable here: not run yet", "")
-        means, draws, count = [], [], []
-        for i, (a, b) in enumerate(at.values()):
+        means, draws, count = {}, [], []
+        for i, (place, (a, b)) in enumerate(at.items()):
             seeds = sorted({*a} & {*b})
             if not seeds: continue
             values = [np.subtract(value(a[s]), value(b[s]))*scale for s in seeds]
-            means.append(np.mean(values))
+            means[place] = np.mean(values)
             draws.append(bootstrap_means(values, seed=i))
             count.append(len(seeds))
         if not means: return Finding("", "not testable here: no seed in common", "")
         low, high = np.quantile(np.mean(draws, 0), (0.025, 0.975))
-        digits = 1 if scale > 1 else 2
-        return Finding(f"{np.mean(means):+.{digits}f} {unit} [{low:+.{digits}f}, {high:+.{digits}f}]", verdict_of(low, high), named(at), min(count))
+        alone, digits = {verdict_of(*np.quantile(d, (0.025, 0.975))) for d in draws}, 1 if scale > 1 else 3
+        verdict = "mixed" if {"reproduced", "refuted"} <= alone else verdict_of(low, high)
+        return Finding(f"{np.mean([*means.values()]):+.{digits}f} {unit} [{low:+.{digits}f}, {high:+.{digits}f}]", verdict,
+                       named({place: f"{m:+.{digits}f}" for place, m in means.items()}), min(count))
     return find
 
-def named(at: Mapping[tuple[str, str], object]) -> str:
-    "Places as they are printed."
-    return ", ".join(task if block == "benchmark" else f"{task} ({block})" for block, task in at)
+def named(at: Mapping[tuple[str, str], str]) -> str:
+    "Places with their figures, as they are printed."
+    return ", ".join(f"{task}{'' if block == 'benchmark' else f' ({block})'} {figure}" for (block, task), figure in at.items())
 
 def written(record: RunRecord) -> list[float]:
     "Steps that the student writes, a mean."
@@ -131,8 +133,8 @@ def share_of_teacher(
         bottom, top = np.quantile(np.mean(draws, 0), (0.025, 0.975))
         verdict = "reproduced" if low <= bottom and top <= high else "refuted" if top < low or bottom > high else "not reproduced"
         if 100*np.mean(costs) > cost: verdict = "not testable here: teacher and student are too near in size"
-        return Finding(f"{np.mean(shares):.0f} % [{bottom:.0f}, {top:.0f}] at {100*np.mean(costs):.0f} % of the FLOPs an answer", verdict, named(at),
-                       min(len(s) for s, _ in at.values()))
+        return Finding(f"{np.mean(shares):.0f} % [{bottom:.0f}, {top:.0f}] at {100*np.mean(costs):.0f} % of the FLOPs an answer", verdict,
+                       named({place: f"{share:.0f} %" for place, share in zip(at, shares, strict=True)}), min(len(s) for s, _ in at.values()))
     return find
 
 def each_answer(record: RunRecord) -> float:  # floating-point operations

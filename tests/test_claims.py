@@ -55,7 +55,7 @@ def test_rows_are_compared_within_a_place_only(found):
     some = {("benchmark", "strategy", "cot"): cot, ("gpu", "strategy", "on_policy"): cot, ("gpu", "science", "on_policy"): cot}
     assert said(ordering("on_policy", "cot"), some).verdict == "not testable here: not run yet"
     both = {**some, ("gpu", "strategy", "cot"): cot}
-    assert [*places(both, "on_policy", "cot")] == [("gpu", "strategy")] and said(ordering("on_policy", "cot"), both)["where"] == "strategy (gpu)"
+    assert [*places(both, "on_policy", "cot")] == [("gpu", "strategy")] and said(ordering("on_policy", "cot"), both)["where"] == "strategy (gpu) +0.0"
     twice = {**both, ("benchmark", "strategy", "on_policy"): cot}
     assert [*places(twice, "on_policy", "cot")] == [("benchmark", "strategy")], "one block speaks for a task"
     apart = {("a", "t", "x"): {0: cot[0]}, ("a", "t", "y"): {1: cot[0]}}
@@ -71,8 +71,17 @@ def test_fewer_steps_are_shorter_chains_and_more_tokens_cost_more(found):
     r = found["benchmark", "arithmetic", "cot"][0]
     short = replace(r, metrics={**r.metrics, "written": r.metrics["written"] - 1}, tokens={**r.tokens, "teacher": 2*r.tokens["teacher"]})
     some = {("b", "t", "cot"): {0: r}, ("b", "t", "feedback"): {0: short}}
-    assert said(ordering("feedback", "cot", written, "steps", 1.0), some).found == "+1.00 steps [+1.00, +1.00]"
+    assert said(ordering("feedback", "cot", written, "steps", 1.0), some).found == "+1.000 steps [+1.000, +1.000]"
     assert said(ordering("feedback", "cot", price, "million", 1.0), some).verdict == "reproduced"
+
+
+def test_an_average_does_not_hide_that_its_tasks_disagree(found):
+    r = found["benchmark", "arithmetic", "cot"][0]
+    def all_marked(mark): return {0: replace(r, metrics={**r.metrics, "marks": mark*50})}
+    some = {("b", "one", "x"): all_marked("1"), ("b", "one", "y"): all_marked("0"),
+            ("b", "two", "x"): all_marked("0"), ("b", "two", "y"): all_marked("1")}
+    line = said(ordering("x", "y"), some)
+    assert line.verdict == "mixed" and line["where"] == "one (b) +100.0, two (b) -100.0"
 
 
 def test_a_share_of_the_teacher_is_told_with_its_cost(found):

@@ -59,6 +59,16 @@ def test_a_study_of_budgets_keeps_what_its_tables_follow_from(found):
     pd.testing.assert_frame_equal(ratio_table(curves(kept)), made.tables["compute_ratio"])
 
 
+def test_the_look_inside_is_at_the_largest_budget_in_whatever_order(found, runs, tmp_path, monkeypatch):
+    from reasoning_distill import studies
+    seen, real = [], studies.look_inside
+    monkeypatch.setattr(studies, "look_inside", lambda configs: seen.extend(configs.values()) or real(configs))
+    places = {name: str(tmp_path) for name in ("records_dir", "tables_dir", "figures_dir")}
+    again = study_compute("smoke", tokens="9000 5000", warm=3000, seeds="0 1", overrides=FEW, runs_dir=runs, lanes=2, **places)
+    assert [c.fit.tokens for c in seen] == [9000, 9000] and [c.seed for c in seen] == [0, 0]
+    pd.testing.assert_frame_equal(again.tables["compute_ratio"], found[1].tables["compute_ratio"])
+
+
 def test_every_arm_begins_alike_and_ends_at_its_budget(found):
     for t in found[1].trials:
         budget = int(t.condition.replace(",", ""))

@@ -221,7 +221,7 @@ def sample(
     if temperature < 0: raise InputError(f"temperature {temperature} is negative: choose 0 for the most likely tokens, or more")
     if max_new_tokens < 1: raise InputError(f"max_new_tokens {max_new_tokens} leaves no room to write: choose at least 1")
     keys, ids, found = keys or [str(i) for i in range(len(prompts))], student.encode_prompts(prompts), {}
-    batch_size = batch_size or BATCH[student.device.type]
+    batch_size = batch_size or BATCH.get(student.device.type, BATCH["cpu"])
     student.check_length(max(map(len, ids), default=0) + max_new_tokens)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     for start in range(0, len(order), batch_size):
