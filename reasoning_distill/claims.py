@@ -91,6 +91,7 @@ def ordering(
         low, high = np.quantile(np.mean(draws, 0), (0.025, 0.975))
         alone, digits = {verdict_of(*np.quantile(d, (0.025, 0.975))) for d in draws}, 1 if scale > 1 else 3
         verdict = "mixed" if {"reproduced", "refuted"} <= alone else verdict_of(low, high)
+        if min(count) == 1: verdict += ": on one seed"
         return Finding(f"{np.mean([*means.values()]):+.{digits}f} {unit} [{low:+.{digits}f}, {high:+.{digits}f}]", verdict,
                        named({place: f"{m:+.{digits}f}" for place, m in means.items()}), min(count))
     return find
@@ -148,9 +149,11 @@ def compute_ratio(other: str, low: float, records_dir: str = "paper/records") ->
         file = project_folder()/records_dir/"compute.jsonl"
         if not file.is_file(): return Finding("", "not testable here: not run yet", "")
         table = ratio_table(curves(kept_trials(file)))
-        r = table[table.against == other].iloc[-1]
+        r, trials = table[table.against == other].iloc[-1], kept_trials(file)
+        task, seeds = trials[0].record.config["task"]["name"], len({t.seed for t in trials})
+        if np.isinf(r.ratio): return Finding("", f"not testable here: {other} falls with its budget and never gets there", task, seeds)
         verdict = "reproduced" if r.low >= low else "refuted" if r.high < low else "not reproduced"
-        return Finding(f"{r.ratio:.2g}x [{r.low:.2g}, {r.high:.2g}]", verdict, kept_trials(file)[0].record.config["task"]["name"])
+        return Finding(f"{r.ratio:.2g}x [{r.low:.2g}, {r.high:.2g}]", verdict, task, seeds)
     return find
 
 def missing(why: str) -> Callable[[Evidence], Finding]:

@@ -19,10 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.figure import Figure
 
-from .config import METHODS, PRESETS, VARIANTS, Config, base_config, resolve, styles_config, teacher_config
+from .config import METHODS, PRESETS, ROWS, VARIANTS, Config, base_config, resolve, styles_config, teacher_config
 from .core import InputError, RunRecord, choose, from_dict, read_jsonl, to_dict, write_file, write_jsonl
 from .experiment import code_of, project_folder, read_record, versions
 from .stats import bootstrap, holm, mcnemar, seed_interval, wilson
@@ -226,8 +228,10 @@ def predictions_table(records: Sequence[RunRecord]) -> pd.DataFrame:  # method, 
 
 # %% ../nbs/62_report.ipynb #afa3bf55
 def overview(records: Sequence[RunRecord]) -> pd.DataFrame:  # method, then a column a task: every cell a text
-    "Accuracy (strict, percent) with its 95% interval, a column for each task."
+    "Accuracy (strict, percent) with its 95% interval, a column for each task. Controls and their teachers are in `benchmark_table` alone."
     shown = benchmark_table(records)
+    main = shown[shown.method.str.split(" · ").str[0].isin([*ROWS, "base", "teacher", "styles"])]
+    shown = shown if main.empty else main
     cells = {(r.method, r.task): f"{r.accuracy:.1f} [{r.low:.1f}, {r.high:.1f}]" for r in shown.itertuples()}
     return pd.DataFrame([{"method": name, **{task: cells.get((name, task), "") for task in dict.fromkeys(shown.task)}}
                          for name in dict.fromkeys(shown.method)])
@@ -267,21 +271,24 @@ def write_table(
     return [write_file(stem.with_suffix(suffix), text) for suffix, text in texts.items()]
 
 # %% ../nbs/62_report.ipynb #10ddd875
-COLOURS, LINES = plt.get_cmap("tab10"), ("-", "--", ":", "-.")
+COLOURS, LINES = seaborn.color_palette("colorblind"), ("-", "--", ":", "-.")
 
 def loss_figure(records: Sequence[RunRecord]) -> Figure:
-    "Validation loss of the students, nats per completion token."
+    "Validation loss of the students, nats per completion token: the mean of the seeds, and from the least to the most of them."
     rows = {key: row for key, row in rows_of(records).items() if row[0].config["corpus"] == "train"}
     tasks = sorted({task for task, _ in rows}, key=[*TASKS].index)
     if not tasks: raise InputError("no student's record to plot: run a method first")
-    names = [*dict.fromkeys(name for _, name in rows)]
+    every = [*dict.fromkeys(name for _, name in rows)]
+    names = [name for name in every if name in ROWS] or every  # controls have their place in tables
     fig, axes = plt.subplots(1, len(tasks), figsize=(max(7, 3.4*len(tasks) + 1), 3 + 0.2*math.ceil(len(names)/4)), layout="constrained",
                              squeeze=False)
     for ax, task in zip(axes[0], tasks, strict=True):
         for (of, name), row in rows.items():
-            for r in row if of == task else ():
-                ax.plot([p["tokens"]/1e6 for p in r.curve], [p["validation"] for p in r.curve], label=name, alpha=0.8, lw=1.3,
-                        color=COLOURS(names.index(name) % 10), ls=LINES[names.index(name)//10 % len(LINES)])
+            if of != task or name not in names: continue
+            tokens, colour = [p["tokens"] for p in row[0].curve], COLOURS[names.index(name) % 10]
+            losses = [np.interp(tokens, [p["tokens"] for p in r.curve], [p["validation"] for p in r.curve]) for r in row]
+            ax.plot(np.array(tokens)/1e6, np.mean(losses, 0), label=name, lw=1.3, color=colour, ls=LINES[names.index(name)//10 % len(LINES)])
+            ax.fill_between(np.array(tokens)/1e6, np.min(losses, 0), np.max(losses, 0), color=colour, alpha=0.15, lw=0)
         ax.set(title=task, xlabel="million training tokens", ylim=(0, None), xlim=(0, None))
     axes[0, 0].set(ylabel="validation loss, nats per token")
     of_name = {name: line for ax in axes[0] for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}

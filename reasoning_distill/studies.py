@@ -18,12 +18,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from .config import Config, read_overrides, resolve, row, teacher_config
 from .core import InputError, RunRecord, choose, from_dict, read_jsonl, to_dict, write_jsonl
 from .experiment import distill, distill_all, project_folder
 from .inside import look_inside
-from .report import loss_figure, pair_of, plain_record, pooled, printed, write_figure, write_table
+from .report import COLOURS, loss_figure, pair_of, plain_record, pooled, printed, write_figure, write_table
 from .stats import seed_interval
 
 # %% ../nbs/69_studies.ipynb #00596e04
@@ -86,6 +87,7 @@ CONDITIONS = {
                   "on_policy_mixed", "reward_only"), {}),
     "fewer questions": (("cot", "on_policy"), {"task.train": 300}),
     "weaker student": (("cot", "on_policy"), {"student.width": 32}),
+    "longer chains": (("cot", "on_policy"), {"task.steps": (4, 5, 6)}),
 }
 RATES = (0.03, 0.1, 0.3, 1.0)  # learning rates after the warm start, as multiples of the usual one
 
@@ -219,13 +221,16 @@ def budgets_figure(
     fig, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained", sharey=True)
     for i, (name, c) in enumerate(found.items()):
         rates = budgets_table({name: c})
-        for ax, x in zip(axes, (c.tokens, c.compute), strict=True):
-            ax.plot(x, c.accuracy, "o-", color=f"C{i}", ms=4, label=name)
-            ax.fill_between(x, rates.low, rates.high, color=f"C{i}", alpha=0.15, lw=0)
-            for marks in c.marks.transpose(1, 0, 2): ax.plot(x, 100*marks.mean(-1), ".", color=f"C{i}", ms=3, alpha=0.5)
-    for ax, label in zip(axes, ("tokens trained on", "FLOPs, the teacher's and the sampling included"), strict=True):
+        for ax, x in zip(axes, (np.array(c.tokens)/1e6, np.array(c.compute)/1e12), strict=True):
+            ax.plot(x, c.accuracy, "o-", color=COLOURS[i], ms=4, label=name)
+            ax.fill_between(x, rates.low, rates.high, color=COLOURS[i], alpha=0.15, lw=0)
+            for marks in c.marks.transpose(1, 0, 2): ax.plot(x, 100*marks.mean(-1), ".", color=COLOURS[i], ms=3, alpha=0.5)
+    for ax, label in zip(axes, ("million tokens trained on", "$10^{12}$ FLOPs, teacher and sampling included"), strict=True):
         for j, (name, value) in enumerate((lines or {}).items()): ax.axhline(value, color="0.5", lw=1, ls=("--", ":", "-.")[j % 3], label=name)
         ax.set(xscale="log", xlabel=label)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(ScalarFormatter())
+        ax.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set(ylabel="accuracy, %")
     axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     plt.close(fig)

@@ -72,7 +72,7 @@ def test_fewer_steps_are_shorter_chains_and_more_tokens_cost_more(found):
     short = replace(r, metrics={**r.metrics, "written": r.metrics["written"] - 1}, tokens={**r.tokens, "teacher": 2*r.tokens["teacher"]})
     some = {("b", "t", "cot"): {0: r}, ("b", "t", "feedback"): {0: short}}
     assert said(ordering("feedback", "cot", written, "steps", 1.0), some).found == "+1.000 steps [+1.000, +1.000]"
-    assert said(ordering("feedback", "cot", price, "million", 1.0), some).verdict == "reproduced"
+    assert said(ordering("feedback", "cot", price, "million", 1.0), some).verdict == "reproduced: on one seed"
 
 
 def test_an_average_does_not_hide_that_its_tasks_disagree(found):
@@ -81,7 +81,7 @@ def test_an_average_does_not_hide_that_its_tasks_disagree(found):
     some = {("b", "one", "x"): all_marked("1"), ("b", "one", "y"): all_marked("0"),
             ("b", "two", "x"): all_marked("0"), ("b", "two", "y"): all_marked("1")}
     line = said(ordering("x", "y"), some)
-    assert line.verdict == "mixed" and line["where"] == "one (b) +100.0, two (b) -100.0"
+    assert line.verdict == "mixed: on one seed" and line["where"] == "one (b) +100.0, two (b) -100.0"
 
 
 def test_a_share_of_the_teacher_is_told_with_its_cost(found):

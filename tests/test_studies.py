@@ -1,6 +1,7 @@
 import inspect
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -11,13 +12,20 @@ from test_experiment import TINY, finish, papermill
 from reasoning_distill.cli import notebook_parameters
 from reasoning_distill.core import InputError
 from reasoning_distill.studies import (
+    ARMS,
+    CONDITIONS,
+    FEEDBACK,
+    RATES,
     Curve,
     Trial,
+    ablation_table,
     accuracy_at,
     budgets,
+    budgets_table,
     compute_of,
     conditions_table,
     curves,
+    feedback_table,
     kept_trials,
     needed,
     ratio_table,
@@ -172,6 +180,17 @@ def test_notebooks_pass_on_what_the_calls_take(root):
 
 
 def test_the_committed_tables_follow_from_the_kept_trials(root):
-    for name, table in (("gpu", conditions_table),):
-        text = shown(table(kept_trials(root/"paper"/"records"/f"{name}.jsonl")))
-        assert text in (root/"paper"/"tables"/f"{name}.md").read_text(), name
+    trials = {name: kept_trials(root/"paper"/"records"/f"{name}.jsonl") for name in ("gpu", "conditions", "feedback", "compute")}
+    found = curves(trials["compute"])
+    tables = {"gpu": conditions_table(trials["gpu"]), "conditions": conditions_table(trials["conditions"]),
+              "feedback": feedback_table(trials["feedback"]), "feedback_ablation": ablation_table(trials["feedback"]),
+              "compute": budgets_table(found), "compute_ratio": ratio_table(found)}
+    for name, table in tables.items(): assert shown(table) in (root/"paper"/"tables"/f"{name}.md").read_text(), name
+
+
+def test_every_study_has_all_its_rows_with_three_seeds(root):
+    def rows(name): return Counter((t.condition, t.method) for t in kept_trials(root/"paper"/"records"/f"{name}.jsonl"))
+    assert {*rows("conditions")} == {(where, row) for where, (names, _) in CONDITIONS.items() for row in names} | \
+        {(f"learning rate {rate:g}", "on_policy") for rate in RATES}
+    assert {row for _, row in rows("feedback")} == {*FEEDBACK} and {row for _, row in rows("compute")} == {*ARMS}
+    assert {*rows("conditions").values(), *rows("feedback").values(), *rows("compute").values()} == {3}
