@@ -1,5 +1,6 @@
 # make report [PRESET=smoke|quick|full] [TASKS="arithmetic gsm8k"] [DATA_DIR=folder] [SEEDS="0 1"]   run the grid, write tables and figures
 # make test                                                                           all checks, as in continuous integration
+# make paper                                                                          numbers, tables and PDF of the paper from the records that are kept; needs latexmk
 # make bench                                                                          training and on-policy steps beside TRL, sampling beside generate, answers beside math-verify, store and rules by size
 PYTHON ?= python3
 PRESET ?= smoke
@@ -14,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
 export OMP_NUM_THREADS := 1
 
-.PHONY: setup report test bench notebooks export readme clean
+.PHONY: setup report test paper bench notebooks export readme clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +37,11 @@ test: setup
 	ruff check nbs tests
 	nbdev_test --n_workers $(LANES)
 	pytest -n $(LANES) --dist loadfile
+
+paper: setup
+	reasoning-distill notebook nbs/experiments/paper.ipynb runs/notebooks/paper.ipynb
+	cd paper && SOURCE_DATE_EPOCH=0 FORCE_SOURCE_DATE=1 latexmk -pdf -silent -halt-on-error -outdir=../build/paper main.tex
+	cp build/paper/main.pdf paper/main.pdf
 
 bench: setup
 	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'

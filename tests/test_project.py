@@ -73,3 +73,7 @@ def test_the_version_is_one(ini):
 def test_nothing_generated_by_a_run_is_tracked():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
     assert not [t for t in tracked if t.startswith(("runs/", ".venv/", "_docs/")) or t.endswith((".safetensors", ".pt", ".bin"))]
+
+
+def test_the_readme_shows_the_table_as_it_is(root):
+    assert (root/"paper"/"tables"/"overview.md").read_text().strip() in (root/"README.md").read_text()
