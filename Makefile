@@ -1,4 +1,4 @@
-# make report [PRESET=smoke|quick|full] [TASKS="arithmetic gsm8k"] [DATA_DIR=folder] [SEEDS="0 1"]   run the grid, write tables and figures
+# make report [PRESET=smoke|quick|full] [TASKS="arithmetic gsm8k"] [DATA_DIR=folder] [SEEDS="0 1"] [DRY=1] [PROFILE=workflow/profiles/slurm]   run the grid, write tables and figures
 # make test                                                                           all checks, as in continuous integration
 # make paper                                                                          numbers, tables and PDF of the paper from the records that are kept; needs latexmk
 # make bench                                                                          training and on-policy steps beside TRL, sampling beside generate, answers beside math-verify, store and rules by size
@@ -8,6 +8,8 @@ TASKS ?= $(if $(filter smoke,$(PRESET)),arithmetic,arithmetic algebra science st
 DATA_DIR ?=
 SEEDS ?=
 LANES ?= 2
+DRY ?=
+PROFILE ?=
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -31,7 +33,7 @@ setup: .venv/.ready
 	@touch $@
 
 report: setup
-	reasoning-distill report --preset $(PRESET) --tasks $(TASKS) --data-dir "$(DATA_DIR)" --lanes $(LANES) $(if $(SEEDS),--seeds $(SEEDS))
+	reasoning-distill report --preset $(PRESET) --tasks $(TASKS) --data-dir "$(DATA_DIR)" --lanes $(LANES) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(PROFILE),--profile $(PROFILE)) $(if $(DRY),--dry-run)
 
 test: setup
 	ruff check nbs tests

@@ -275,12 +275,14 @@ def resolve_teacher(
     task: str = "arithmetic",  # a name in `TASKS`
     preset: str = "smoke",  # a name in `PRESETS`
     draw: int = 0,  # of the data, and of the teacher's weights
+    styles: bool = False,  # the one that is trained further to write in styles
     data_dir: str = "",  # folder or file of a public benchmark; empty: the hub
     overrides: str | dict = "",  # further settings by path: "{teacher.fit.lr: 1e-3}"
     runs_dir: str = "runs",  # where results go
 ) -> Config:  # of the teacher's own training
     "The configuration of the teacher that `resolve` would give with the same arguments."
-    return teacher_config(resolve(task=task, preset=preset, draw=draw, data_dir=data_dir, overrides=overrides, runs_dir=runs_dir))
+    usual = resolve(task=task, preset=preset, draw=draw, data_dir=data_dir, overrides=overrides, runs_dir=runs_dir)
+    return (styles_config if styles else teacher_config)(usual)
 
 def resolve_base(
     task: str = "arithmetic",  # a name in `TASKS`

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from reasoning_distill import experiment
-from reasoning_distill.cli import grid, main, notebook_parameters
+from reasoning_distill.cli import main, notebook_parameters
 from reasoning_distill.config import (
     METHODS,
     PRESETS,
@@ -42,6 +42,7 @@ from reasoning_distill.landscape import (
 )
 from reasoning_distill.report import benchmark_table, beside, in_markdown, kept_records, report, row_name, rows_of, tables_of
 from reasoning_distill.tasks.splits import TASKS, load_task
+from reasoning_distill.workflow import grid
 
 TINY = {"task.base": 200, "task.teacher": 300, "task.train": 60, "task.validation": 20, "task.test": 40, "task.hard": 10, "task.shift": 10,
         "task.steps": [2], "base.fit.tokens": 10_000, "teacher.fit.tokens": 60_000,
