@@ -1,6 +1,7 @@
 # make report [PRESET=smoke|quick|full] [TASKS="arithmetic gsm8k"] [DATA_DIR=folder] [SEEDS="0 1"] [DRY=1] [PROFILE=workflow/profiles/slurm]   run the grid, write tables and figures
 # make test                                                                           all checks, as in continuous integration
 # make paper                                                                          numbers, tables and PDF of the paper from the records that are kept; needs latexmk
+# make docs                                                                          the site, in build/docs/html; no network
 # make bench                                                                          training and on-policy steps beside TRL, sampling beside generate, answers beside math-verify, store and rules by size
 PYTHON ?= python3
 PRESET ?= smoke
@@ -17,7 +18,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
 export OMP_NUM_THREADS := 1
 
-.PHONY: setup report test paper bench notebooks export readme clean
+.PHONY: setup report test paper docs bench notebooks export readme clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,7 +37,7 @@ report: setup
 	reasoning-distill report --preset $(PRESET) --tasks $(TASKS) --data-dir "$(DATA_DIR)" --lanes $(LANES) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(PROFILE),--profile $(PROFILE)) $(if $(DRY),--dry-run)
 
 test: setup
-	ruff check nbs tests
+	ruff check nbs tests docs
 	nbdev_test --n_workers $(LANES)
 	pytest -n $(LANES) --dist loadfile
 
@@ -44,6 +45,10 @@ paper: setup
 	reasoning-distill notebook nbs/experiments/paper.ipynb runs/notebooks/paper.ipynb
 	cd paper && SOURCE_DATE_EPOCH=0 FORCE_SOURCE_DATE=1 latexmk -pdf -silent -halt-on-error -outdir=../build/paper main.tex
 	cp build/paper/main.pdf paper/main.pdf
+
+docs: setup
+	python docs/pages.py build/docs/source
+	sphinx-build -q -W --keep-going build/docs/source build/docs/html
 
 bench: setup
 	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'

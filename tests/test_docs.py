@@ -1,0 +1,121 @@
+"""The site: built without a warning, every link leads somewhere, every picture is told in words; and looked at in a browser where there is one."""
+
+import functools
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urldefrag
+
+import pytest
+from bs4 import BeautifulSoup
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def site(root, tmp_path_factory):
+    "The pages, built as `make docs` does."
+    folder = tmp_path_factory.mktemp("site")
+    for command in ([sys.executable, root/"docs"/"pages.py", folder/"source"],
+                    [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", folder/"source", folder/"html"]):
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=root)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return folder/"html"
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    return {p.relative_to(site).as_posix(): BeautifulSoup(p.read_text(), "html.parser") for p in site.rglob("*.html")
+            if "_static" not in p.relative_to(site).parts}
+
+
+def test_every_notebook_has_its_page(root, pages):
+    notebooks = {p.relative_to(root).with_suffix(".html").as_posix() for p in (root/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
+    assert not notebooks - {*pages} - {"nbs/index.html"} and len(notebooks) > 70
+
+
+def test_every_page_is_in_the_side_bar(pages):
+    listed = {a["href"].split("#")[0] for a in pages["index.html"].select("nav a[href], .sidebar-primary-item a[href]")}
+    for section in ("nbs/methods/52_cot.html", "nbs/verify/27_verifier.html", "nbs/experiments/report.html", "api.html", "start.html"):
+        assert section in listed
+
+
+def test_every_internal_link_leads_somewhere(site, pages):
+    ids, broken = {name: {tag["id"] for tag in soup.find_all(id=True)} for name, soup in pages.items()}, []
+    for name, soup in pages.items():
+        for a in soup.select("article a[href], .sidebar-primary-item a[href]"):
+            href, anchor = urldefrag(a["href"])
+            if re.match(r"[a-z]+:", href): continue
+            target = (site/name).parent/unquote(href) if href else site/name
+            place = target.resolve().relative_to(site.resolve()).as_posix()
+            if not target.is_file() or (anchor and place in ids and unquote(anchor) not in ids[place]): broken.append((name, a["href"]))
+    assert broken == []
+
+
+def test_every_picture_is_told_in_words(pages):
+    pictures = [(name, image) for name, soup in pages.items() for image in soup.select("article img")]
+    assert len(pictures) > 25
+    assert [(name, image["src"]) for name, image in pictures if len(image.get("alt", "").split()) < 2 or "_images/" in image.get("alt", "")] == []
+
+
+def test_headings_are_in_order(pages):
+    def jumps(soup):
+        levels = [int(h.name[1]) for h in soup.select("article h1, article h2, article h3, article h4")]
+        return levels[:1] != [1] or levels.count(1) != 1 or any(b > a + 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert [name for name, soup in pages.items() if soup.select("article") and name not in ("search.html", "genindex.html") and jumps(soup)] == []
+
+
+def test_experiments_show_what_is_committed(root, pages):
+    first = (root/"paper"/"tables"/"feedback.md").read_text().splitlines()[2].split("|")[2:6]
+    row = next(r for r in pages["nbs/experiments/feedback.html"].select("article table tr") if "answer_only" in r.text)
+    assert [c.strip() for c in first if c.strip()] == [td.text.strip() for td in row.find_all("td")][1:1 + len([c for c in first if c.strip()])]
+    assert "reasoning-distill notebook nbs/experiments/feedback.ipynb" in pages["nbs/experiments/feedback.html"].text
+    report = pages["nbs/experiments/report.html"]
+    assert report.select('article img[src*="loss"]') and len(report.select("article table")) >= 6
+
+
+def test_nothing_of_the_notebooks_machinery_is_shown(pages):
+    assert [name for name, soup in pages.items() if re.search(r"#\| ?(export|hide|default_exp)", soup.text) and name.startswith("nbs/")] == []
+
+
+def test_a_reference_says_what_parameters_mean(pages):
+    table = pages["api/stats.html"].find(id="wilson").find("table").text
+    assert "how many of the trials came out right" in table and "lower and upper bound" in table
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
+@pytest.mark.parametrize("width, scheme", [(1300, "light"), (1300, "dark"), (390, "light"), (390, "dark")])
+def test_a_browser_reads_it(site, width, scheme):
+    from playwright.sync_api import sync_playwright
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args): pass
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    here, errors = f"http://127.0.0.1:{server.server_port}", []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme).new_page()
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda e: errors.append(str(e)))
+        page.on("request", lambda asked: errors.append(asked.url) if not asked.url.startswith((here, "data:")) else None)
+        page.goto(f"{here}/index.html")
+        assert page.locator("article h1").inner_text().startswith("reasoning_distill")
+        assert page.locator("article img").first.bounding_box()["width"] > 250
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out of the page"
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number).reduce((a, b) => a + b) < 150")
+        assert dark == (scheme == "dark")
+        if width < 500:
+            page.locator("button.primary-toggle").first.click()
+            page.wait_for_timeout(500)
+        page.locator(".sidebar-primary-item a", has_text="on-policy distillation").first.click()
+        page.wait_for_selector("article mjx-container", timeout=20_000)
+        assert "58_on_policy" in page.url and page.locator("article mjx-container").count() > 3, "equations are typeset"
+        page.goto(f"{here}/search.html?q=reverse+KL")
+        page.wait_for_selector("#search-results li a", timeout=20_000)
+        assert page.locator("#search-results li").count() > 2
+        browser.close()
+    server.shutdown()
+    assert errors == []
