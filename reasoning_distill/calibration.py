@@ -147,7 +147,7 @@ def calibration(
     seed: int = 0,
     data_dir: str = "",  # for gsm8k
     lanes: int = 2,  # tasks at the same time
-    record_file: str = "paper/records/calibration.json",
+    record_file: str = "paper/results/calibration.json",
     tables_dir: str = "paper/tables",
 ) -> Counter:  # of `Case`s
     "Measure, and write record and tables."
@@ -162,7 +162,7 @@ def calibration(
     write_calibration(found, record, tables_dir)
     return found
 
-def read_calibration(record_file: str = "paper/records/calibration.json") -> tuple[Counter, dict]:  # counts, and the record
+def read_calibration(record_file: str = "paper/results/calibration.json") -> tuple[Counter, dict]:  # counts, and the record
     "What a run has counted."
     path = project_folder()/record_file
     if not path.is_file(): raise InputError(f"record {path} is missing: run nbs/experiments/calibration.ipynb, which writes it")

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Row', 'Evidence', 'VERDICTS', 'HO', 'HSIEH', 'ZELIKMAN', 'FEEDBACK', 'TABLE', 'LU', 'ORCA', 'CLAIMS', 'evidence',
            'marks_in', 'places', 'Finding', 'verdict_of', 'ordering', 'named', 'written', 'price', 'on',
-           'share_of_teacher', 'each_answer', 'compute_ratio', 'missing', 'Claim', 'ledger', 'write_ledger']
+           'share_of_teacher', 'each_answer', 'compute_ratio', 'missing', 'limits_claim', 'long_chains', 'power_law',
+           'knowledge', 'Claim', 'ledger', 'write_ledger']
 
 # %% ../nbs/70_claims.ipynb #05873b34
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +18,9 @@ import pandas as pd
 
 from .core import InputError, RunRecord
 from .experiment import project_folder
+from .limits import Measurement, kept_measurements, law_table, lengths_of
 from .report import kept_records, rows_of, write_table
-from .stats import bootstrap_means
+from .stats import bootstrap_means, seed_interval, wilson
 from .studies import curves, kept_trials, ratio_table
 
 # %% ../nbs/70_claims.ipynb #738c806d
@@ -26,7 +28,7 @@ Row = dict[int, RunRecord]  # seed → record
 Evidence = dict[tuple[str, str, str], Row]  # (block, task, row) → its records
 
 def evidence(
-    records_dir: str = "paper/records",  # a relative path counts from the project's folder
+    records_dir: str = "paper/results",  # a relative path counts from the project's folder
 ) -> Evidence:
     "All rows that were kept; another way of asking the same students stands behind a dot."
     folder, found = project_folder()/records_dir, {}
@@ -143,7 +145,7 @@ def each_answer(record: RunRecord) -> float:  # floating-point operations
     read, wrote = record.metrics["read"], record.metrics["tokens"]
     return record.flops["evaluate"]/record.tokens["evaluate"]*(read + wrote)
 
-def compute_ratio(other: str, low: float, records_dir: str = "paper/records") -> Callable[[Evidence], Finding]:
+def compute_ratio(other: str, low: float, records_dir: str = "paper/results") -> Callable[[Evidence], Finding]:
     "The claim that on-policy distillation needs so many times less computation than another arm for the same accuracy."
     def find(found: Evidence) -> Finding:
         file = project_folder()/records_dir/"compute.jsonl"
@@ -159,6 +161,52 @@ def compute_ratio(other: str, low: float, records_dir: str = "paper/records") ->
 def missing(why: str) -> Callable[[Evidence], Finding]:
     "A claim that cannot be tested."
     return lambda found: Finding("", f"not testable here: {why}", "")
+
+# %% ../nbs/70_claims.ipynb #70c1a002
+def limits_claim(
+    find: Callable[[list[Measurement]], Finding],
+    records_dir: str = "paper/results",
+) -> Callable[[Evidence], Finding]:
+    "A claim that the measurements of limits decide."
+    def found(evidence: Evidence) -> Finding:
+        file = project_folder()/records_dir/"limits.jsonl"
+        return find(kept_measurements(file)) if file.is_file() else Finding("", "not testable here: not run yet", "")
+    return found
+
+def long_chains(row: str, trained: str, steps: int) -> Callable[[Evidence], Finding]:
+    "The claim that chains of so many steps and more are solved less often than those of the lengths trained on."
+    def find(rows: list[Measurement]) -> Finding:
+        own = [m for m in rows if m.what == "steps" and (m.row, m.setting["trained"]) == (row, trained)]
+        def rate(of):
+            right, n = (sum(m.counts[k] for m in own if of(m.setting["steps"])) for k in ("right", "n"))
+            return 100*right/n, *(100*bound for bound in wilson(right, n))
+        (near, near_low, near_high), (far, far_low, far_high) = rate(lambda k: k in lengths_of(trained)), rate(lambda k: k >= steps)
+        verdict = "reproduced" if far_high < near_low else "refuted" if far_low > near_high else "not reproduced"
+        return Finding(f"{far:.1f} % [{far_low:.1f}, {far_high:.1f}], not {near:.1f} % [{near_low:.1f}, {near_high:.1f}]", verdict, "arithmetic",
+                       len({m.seed for m in own}))
+    return limits_claim(find)
+
+def power_law(row: str, trained: str) -> Callable[[Evidence], Finding]:
+    "The claim that each step comes out right with the same probability, however many there are."
+    def find(rows: list[Measurement]) -> Finding:
+        law = next(r for r in law_table(rows).itertuples() if (r.row, r.trained) == (row, trained))
+        own = {m.seed for m in rows if m.what == "steps" and (m.row, m.setting["trained"]) == (row, trained)}
+        chance = f"p = {law.p_all:.3f}" if law.p_all >= 0.001 else "p < 0.001"
+        return Finding(f"{law.step:.1f} % a step on {trained}; over all lengths {chance}", "refuted" if law.p_all < 0.05 else "reproduced",
+                       "arithmetic", len(own))
+    return limits_claim(find)
+
+def knowledge() -> Callable[[Evidence], Finding]:
+    "The claim that facts gain more from a larger student than a skill does."
+    def find(rows: list[Measurement]) -> Finding:
+        own = [m for m in rows if m.what == "facts"]
+        first, last = (pick(m.setting["width"] for m in own) for pick in (min, max))
+        def gain(m): return 100*(m.counts["recalled"]/m.counts["facts"] - m.counts["right"]/m.counts["n"])
+        by_seed = {(m.setting["width"], m.seed): gain(m) for m in own}
+        seeds = sorted({m.seed for m in own})
+        mean, low, high = seed_interval([by_seed[last, s] - by_seed[first, s] for s in seeds])
+        return Finding(f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}]", verdict_of(low, high), f"facts and sums, width {first} to {last}", len(seeds))
+    return limits_claim(find)
 
 # %% ../nbs/70_claims.ipynb #a28fafda
 @dataclass(frozen=True)
@@ -191,6 +239,9 @@ CLAIMS = (
     Claim("On-policy students are the better ones in another wording", LU, "on_policy - cot, shift", ordering("on_policy", "cot", on("shift"))),
     Claim("On-policy needs 9 to 30 times less computation than traces", LU, "ratio at equal accuracy", compute_ratio("cot", 9.0)),
     Claim("On-policy needs 50 to 100 times less computation than a reward alone", LU, "ratio at equal accuracy", compute_ratio("reward_only", 50.0)),
+    Claim("Ten steps and more stay out of reach", TABLE, "cot, 10 to 12 steps, beside 4 to 6, as in training", long_chains("cot", "4 to 6", 10)),
+    Claim("Errors add up: accuracy is a power of the number of steps", TABLE, "cot, 1 to 12 steps, trained on 4 to 6", power_law("cot", "4 to 6")),
+    Claim("Knowledge takes parameters where a skill does not", TABLE, "gain of facts - gain of sums, smallest to largest student", knowledge()),
     Claim("Flan-T5-small reaches 75 % on GSM8K with feedback", FEEDBACK, "configs/gsm8k-flan-t5.yaml",
           missing("needs the published weights; other public figures for that model are 3 to 5 %")),
 )
@@ -209,10 +260,10 @@ def ledger(
     return pd.DataFrame(rows)
 
 def write_ledger(
-    records_dir: str = "paper/records",  # where the records are
+    records_dir: str = "paper/results",  # where the records are
     tables_dir: str = "paper/tables",  # where the table goes
 ) -> pd.DataFrame:
     "The ledger from the records that are kept, written."
     table = ledger(evidence(records_dir))
-    write_table(table, Path(project_folder()/tables_dir/"claims"), "From the records in `paper/records`; intervals 95%.", lambda t: t)
+    write_table(table, Path(project_folder()/tables_dir/"claims"), "From the records in `paper/results`; intervals 95%.", lambda t: t)
     return table

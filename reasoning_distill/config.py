@@ -6,7 +6,7 @@
 __all__ = ['METHODS', 'T5', 'VARIANTS', 'ROWS', 'CORPORA', 'FROM_BASE', 'GENERATED', 'SMOKE', 'QUICK', 'OWN', 'GSM8K', 'PUBLIC',
            'SMALL', 'LARGE', 'TESTED', 'PRESETS', 'Method', 'row', 'TeacherConfig', 'BaseConfig', 'Config', 'override',
            'read_overrides', 'nearest', 'with_assistant', 'resolve', 'teacher_config', 'styles_config',
-           'assistant_config', 'base_config', 'resolve_teacher', 'resolve_base', 'parameters']
+           'assistant_config', 'base_config', 'resolve_teacher', 'resolve_base', 'parameters', 'seeds_in']
 
 # %% ../nbs/60_config.ipynb #f3aee861
 import difflib
@@ -306,3 +306,12 @@ def parameters(
     for name in given:
         if name not in known: raise InputError(f"parameter {name!r} is unknown: {nearest(name, known)}")
     return given
+
+# %% ../nbs/60_config.ipynb #5e1d0a02
+def seeds_in(
+    text: str,  # '0 1 2': what a notebook's parameter can hold
+) -> list[int]:  # each once; raises InputError for anything but whole numbers
+    "Whole numbers separated by blanks."
+    parts = str(text).split()
+    if not parts or not all(p.isdecimal() for p in parts): raise InputError(f"seeds {text!r} cannot be read: write whole numbers, as in '0 1 2'")
+    return [*map(int, dict.fromkeys(parts))]

@@ -120,7 +120,7 @@ def write_costs(
     teacher: str = "gpt-4.1",  # billed as this model; empty: it runs on a core of its own
     rounds: int = 1,  # how often all of it was done before it was right
     task: str = "arithmetic",  # of the plot
-    records: str = "paper/records/benchmark.jsonl",
+    records: str = "paper/results/benchmark.jsonl",
     tables_dir: str = "paper/tables",  # where the table goes
     figures_dir: str = "figures",  # where the plot goes
 ) -> tuple[pd.DataFrame, Figure]:

@@ -96,7 +96,7 @@ def keep_runs(runs: Sequence[Run], path: str | Path) -> Path:  # the path writte
     "Write runs with their records, so that tables can be made where the runs are not."
     return write_jsonl(project_folder()/path, ({**to_dict(r), "record": plain_record(r.record)} for r in runs))
 
-def kept_runs(path: str | Path = "paper/records/landscape.jsonl") -> list[Run]:
+def kept_runs(path: str | Path = "paper/results/landscape.jsonl") -> list[Run]:
     "The runs in a file."
     return read_jsonl(project_folder()/path, lambda row: from_dict(Run, row))
 
@@ -288,7 +288,7 @@ def budget(
 
 # %% ../nbs/64_landscape.ipynb #3ec26b27
 def explored(
-    path: str = "paper/records/landscape_explored.jsonl",  # one trial a line; a relative path counts from the project's folder
+    path: str = "paper/results/landscape_explored.jsonl",  # one trial a line; a relative path counts from the project's folder
 ) -> pd.DataFrame:  # task, model, draw, settings, note, loss, problems, all, ordinary, family; percent
     "The trials that came before a landscape."
     rows = []

@@ -332,7 +332,7 @@ def plain_record(record: RunRecord) -> dict:
     found = to_dict(record)
     return {**found, "config": {**found["config"], "runs_dir": Path(record.config["runs_dir"]).name}}
 
-def kept_records(path: str | Path = "paper/records/benchmark.jsonl") -> list[RunRecord]:  # a relative path counts from the project's folder
+def kept_records(path: str | Path = "paper/results/benchmark.jsonl") -> list[RunRecord]:  # a relative path counts from the project's folder
     "The records in a file."
     return read_jsonl(project_folder()/path, lambda row: from_dict(RunRecord, row))
 
@@ -355,7 +355,7 @@ def report(
     runs_dir: str = "runs",  # where the records are
     tables_dir: str = "paper/tables",  # where tables go
     figures_dir: str = "figures",  # where plots go
-    records_dir: str = "paper/records",  # where the records are kept from which the tables follow
+    records_dir: str = "paper/results",  # where the records are kept from which the tables follow
 ) -> tuple[dict[str, pd.DataFrame], Figure, int]:  # tables by name, the plot, and how many records of other code were left out
     "Write the tables, the loss plot and the records that they follow from; what was kept and not run again stays in them."
     kept = project_folder()/records_dir/"benchmark.jsonl"

@@ -82,7 +82,7 @@ def bench_scale(
     least: int = 2500,  # questions; each size is twice the one before
     sizes: int = 3,  # how many sizes
     seed: int = 0,
-    record_file: str = "paper/records/scale.json",
+    record_file: str = "paper/results/scale.json",
     tables_dir: str = "paper/tables",
 ) -> pd.DataFrame:
     "Measure, and write record and table."

@@ -169,7 +169,7 @@ def bench_verifiers(
     programs: int = 60,
     repetitions: int = 3,
     seed: int = 0,
-    record_file: str = "paper/records/verify_speed.json",
+    record_file: str = "paper/results/verify_speed.json",
     tables_dir: str = "paper/tables",
 ) -> pd.DataFrame:
     "Measure, and write record and table."

@@ -271,7 +271,7 @@ def test_a_landscape_from_end_to_end(tmp_path):
 
 
 def test_the_committed_landscape_follows_from_the_kept_records(root):
-    tables = landscape(kept_runs(root/"paper"/"records"/"landscape.jsonl"))
+    tables = landscape(kept_runs(root/"paper"/"results"/"landscape.jsonl"))
     for name, table in tables.items():
         assert readable(table).to_markdown(index=False, disable_numparse=True) in (root/"paper"/"tables"/f"landscape_{name}.md").read_text()
     required = [met for scope, met in zip(tables["gate"].scope, tables["gate"].met, strict=True) if scope in ("arithmetic", "average")]
@@ -279,12 +279,12 @@ def test_the_committed_landscape_follows_from_the_kept_records(root):
 
 
 def test_the_committed_report_follows_from_the_kept_records(root):
-    for name, text in in_markdown(tables_of(kept_records(root/"paper"/"records"/"benchmark.jsonl"))).items():
+    for name, text in in_markdown(tables_of(kept_records(root/"paper"/"results"/"benchmark.jsonl"))).items():
         assert text in (root/"paper"/"tables"/f"{name}.md").read_text(), name
 
 
 def test_what_was_kept_stays_beside_what_was_run_again(root):
-    kept = kept_records(root/"paper"/"records"/"benchmark.jsonl")
+    kept = kept_records(root/"paper"/"results"/"benchmark.jsonl")
     again, new = [replace(r, code="other", key="new") for r in kept[5:8]], versions()
     same = [replace(r, versions=new) for r in kept]
     found = beside(again, same, "full")
@@ -293,7 +293,7 @@ def test_what_was_kept_stays_beside_what_was_run_again(root):
 
 
 def test_students_of_another_teacher_do_not_stand_beside(root):
-    kept = [replace(r, versions=versions()) for r in kept_records(root/"paper"/"records"/"benchmark.jsonl")]
+    kept = [replace(r, versions=versions()) for r in kept_records(root/"paper"/"results"/"benchmark.jsonl")]
     teacher = next(r for r in kept if (r.config["task"]["name"], r.config["corpus"]) == ("strategy", "teacher"))
     other = replace(teacher, key="new", metrics={**teacher.metrics, "marks": "0"*len(teacher.metrics["marks"])})
     found = beside([other], kept, "full")

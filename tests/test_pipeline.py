@@ -480,7 +480,7 @@ def test_levels_by_known_difficulty():
 
 def test_the_committed_table_of_scale_is_of_its_record(root, monkeypatch, tmp_path):
     monkeypatch.chdir(root)
-    table = write_scale(json.loads((root/"paper"/"records"/"scale.json").read_text()), str(tmp_path))
+    table = write_scale(json.loads((root/"paper"/"results"/"scale.json").read_text()), str(tmp_path))
     for made in tmp_path.iterdir(): assert made.read_text() == (root/"paper"/"tables"/made.name).read_text(), made.name
     assert table.questions.max() >= 10_000 and table["memory added, MB"].max() < 50
 

@@ -10,6 +10,7 @@ import pytest
 from test_experiment import TINY, finish, papermill
 
 from reasoning_distill.cli import notebook_parameters
+from reasoning_distill.config import seeds_in
 from reasoning_distill.core import InputError
 from reasoning_distill.studies import (
     ARMS,
@@ -30,7 +31,6 @@ from reasoning_distill.studies import (
     needed,
     ratio_table,
     readable_study,
-    seeds_in,
     shown,
     study,
     study_compute,
@@ -180,7 +180,7 @@ def test_notebooks_pass_on_what_the_calls_take(root):
 
 
 def test_the_committed_tables_follow_from_the_kept_trials(root):
-    trials = {name: kept_trials(root/"paper"/"records"/f"{name}.jsonl") for name in ("gpu", "conditions", "feedback", "compute")}
+    trials = {name: kept_trials(root/"paper"/"results"/f"{name}.jsonl") for name in ("gpu", "conditions", "feedback", "compute")}
     found = curves(trials["compute"])
     tables = {"gpu": conditions_table(trials["gpu"]), "conditions": conditions_table(trials["conditions"]),
               "feedback": feedback_table(trials["feedback"]), "feedback_ablation": ablation_table(trials["feedback"]),
@@ -189,7 +189,7 @@ def test_the_committed_tables_follow_from_the_kept_trials(root):
 
 
 def test_every_study_has_all_its_rows_with_three_seeds(root):
-    def rows(name): return Counter((t.condition, t.method) for t in kept_trials(root/"paper"/"records"/f"{name}.jsonl"))
+    def rows(name): return Counter((t.condition, t.method) for t in kept_trials(root/"paper"/"results"/f"{name}.jsonl"))
     assert {*rows("conditions")} == {(where, row) for where, (names, _) in CONDITIONS.items() for row in names} | \
         {(f"learning rate {rate:g}", "on_policy") for rate in RATES}
     assert {row for _, row in rows("feedback")} == {*FEEDBACK} and {row for _, row in rows("compute")} == {*ARMS}

@@ -423,7 +423,7 @@ def test_the_committed_calibration_has_what_it_claims(root, monkeypatch, tmp_pat
 
 def test_the_committed_speed_is_of_its_record(root, monkeypatch, tmp_path):
     monkeypatch.chdir(root)
-    table = write_verify_speed(json.loads((root/"paper"/"records"/"verify_speed.json").read_text()), str(tmp_path))
+    table = write_verify_speed(json.loads((root/"paper"/"results"/"verify_speed.json").read_text()), str(tmp_path))
     for made in tmp_path.iterdir(): assert made.read_text() == (root/"paper"/"tables"/made.name).read_text(), made.name
     assert (table[table.system == "ours"]["falsely equal"] == 0).all()
 
