@@ -13,7 +13,8 @@ from fastcore.docments import docments
 
 ROOT = Path(__file__).parent.parent
 SECTIONS = {  # in reading order: caption → pages, without their ending; a folder stands for all in it
-    "Start": ["start", "changelog"],
+    "Start": ["start", "nbs/glossary", "nbs/pitfalls"],
+    "Guides": [f"guides/{name}" for name in ("flan_t5", "qwen_lora", "api_teacher", "slurm", "gpu")],
     "Concepts and data": ["nbs/00_core", "nbs/01_templates", "nbs/03_expressions", "nbs/02_stats", "nbs/04_process", "nbs/tasks"],
     "Models and training": ["nbs/models", "nbs/40_training", "nbs/43_traces", "nbs/44_online", "nbs/41_evaluate"],
     "Teachers": ["nbs/teachers"],
@@ -26,7 +27,7 @@ SECTIONS = {  # in reading order: caption → pages, without their ending; a fol
     "How experiments are run": ["nbs/60_config", "nbs/61_experiment", "nbs/62_workflow", "nbs/63_cli", "nbs/62_report", "nbs/64_landscape",
                                 "nbs/65_bench", "nbs/66_calibration", "nbs/67_verify_bench", "nbs/68_inside", "nbs/68_scale", "nbs/69_studies",
                                 "nbs/69_limits", "nbs/70_claims", "nbs/71_cost", "nbs/72_paper"],
-    "Reference": ["api"],
+    "Reference": ["api", "changelog"],
 }
 FIGURES = {"report": "loss"}  # experiment → its plot, where that has another name
 FURTHER = {"claims": ["claims"], "cost": ["cost"], "bench": ["speed"], "verify_bench": ["verify_speed"], "scale": ["scale"],
@@ -137,8 +138,7 @@ def start_page() -> str:
     "The README, with its links turned to pages."
     text = (ROOT/"README.md").read_text()
     text = re.sub(r"\]\(paper/tables/(\w+)\.md\)", r"](results/\1.md)", text)
-    text = re.sub(r"!\[([^]]*)\]\((figures/[^)]+)\)", r"![\1](\2)", text).replace("# reasoning_distill\n", "# Start\n", 1)
-    return text
+    return text.replace("](docs/guides/", "](guides/").replace("# reasoning_distill\n", "# Start\n", 1)
 
 
 def members(page: str) -> list[str]:  # a folder's pages; a page is its own
@@ -158,7 +158,7 @@ def listing(title: str, intro: str, pages: list[str]) -> str: return "\n".join([
 def write(folder: Path) -> None:
     "All sources of the site."
     shutil.rmtree(folder, ignore_errors=True)
-    for part in ("api", "results", "paper"): (folder/part).mkdir(parents=True)
+    for part in ("api", "guides", "results", "paper"): (folder/part).mkdir(parents=True)
     for path in (ROOT/"nbs").rglob("*.ipynb"):
         if path.name == "index.ipynb" or path.name.startswith("_") or ".ipynb_checkpoints" in path.parts: continue
         place = folder/path.relative_to(ROOT)
@@ -177,6 +177,8 @@ def write(folder: Path) -> None:
     (folder/"index.md").write_text((ROOT/"docs"/"index.md").read_text() + "\n" + toctrees())
     shutil.copy(ROOT/"docs"/"conf.py", folder/"conf.py")
     shutil.copytree(ROOT/"docs"/"_static", folder/"_static")
+    for page in (ROOT/"docs"/"guides").glob("*.md"):
+        (folder/"guides"/page.name).write_text(page.read_text().replace("](../../paper/tables/", "](../results/").replace("](../../", "](../"))
 
 
 if __name__ == "__main__":
