@@ -29,13 +29,14 @@ SECTIONS = {  # in reading order: caption → pages, without their ending; a fol
                                 "nbs/69_limits", "nbs/70_claims", "nbs/71_cost", "nbs/72_paper"],
     "Reference": ["api", "changelog"],
 }
-FIGURES = {"report": "loss"}  # experiment → its plot, where that has another name
+FIGURES = {"report": "loss", "calibration": "reliability"}  # experiment → its plot, where that has another name
 FURTHER = {"claims": ["claims"], "cost": ["cost"], "bench": ["speed"], "verify_bench": ["verify_speed"], "scale": ["scale"],
            "calibration": ["calibration_rates", "calibration_precision", "calibration_answers", "calibration_scores"],
            "landscape": ["landscape_teachers"], "conditions": ["gpu"], "paper": ["published"]}  # tables that no cell names
 ALT = {"loss": "Validation loss of every method against training tokens, a panel for each task", "compute": "Accuracy against tokens and computation",
        "cost": "Cost of a thousand answers, and the number of answers after which a student has paid for its teacher",
        "feedback": "Validation loss of answers alone, chain of thought and feedback", "landscape": "Accuracy of the arms of the landscape, by task",
+       "reliability": "Heatmap of how many traces with each kind of fault are called wrong, and at the right step, by task",
        "limits": "Accuracy by number of steps, facts recalled by size, accuracy by length of the question"}
 
 
@@ -54,7 +55,7 @@ def committed(experiment: str, source: str, up: str) -> list[str]:
     "The committed tables and plot that a cell of an experiment shows."
     known, plot = set(tables()), FIGURES.get(experiment, experiment)
     names = [n for found in re.findall(r'"(\w+)"', source) for n in (found, f"{experiment}_{found}") if n in known] if "import" not in source else []
-    drawn = [figure(plot, up)] if re.search(r"\bfigure\b", source) and plot in ALT and "**parameters" not in source else []
+    drawn = [figure(plot, up)] if re.search(r"figure\b", source) and plot in ALT and "**parameters" not in source else []
     return drawn + [f"```{{include}} {up}results/{n}.table\n```" for n in names]
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'problems_of', 'damaged', 'text_of', 'Case', 'judge', 'calibrate', 'rates', 'confusion', 'precision',
-           'scores', 'answers_table', 'calibration', 'read_calibration', 'write_calibration']
+           'scores', 'answers_table', 'calibration', 'read_calibration', 'reliability_figure', 'write_calibration']
 
 # %% ../nbs/66_calibration.ipynb #6f33bb4c
 import json
@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from itertools import chain, count
 from multiprocessing import get_context
 
+import matplotlib.pyplot as plt
 import pandas as pd
+import seaborn
 import sympy
+from matplotlib.figure import Figure
 
 from .core import InputError, Problem, choose, write_file
 from .experiment import hardware, project_folder, revision, versions
-from .report import printed, write_table
+from .report import printed, write_figure, write_table
 from .stats import wilson
 from .tasks.benchmarks import read_gsm8k
 from .tasks.corrupt import KINDS, Corruption, corrupt
@@ -149,8 +152,9 @@ def calibration(
     lanes: int = 2,  # tasks at the same time
     record_file: str = "paper/results/calibration.json",
     tables_dir: str = "paper/tables",
+    figures_dir: str = "figures",
 ) -> Counter:  # of `Case`s
-    "Measure, and write record and tables."
+    "Measure, and write record, tables and plot."
     names, start = [name.replace("_", " ") for name in tasks.split()], time.perf_counter()
     for name in names: problems_of(name, seed, data_dir)
     with ProcessPoolExecutor(lanes, get_context("spawn")) as pool:
@@ -159,7 +163,7 @@ def calibration(
               "hardware": hardware(),
               "seconds": time.perf_counter() - start, "counts": [[*vars(case).values(), n] for case, n in found.items()]}
     write_file(project_folder()/record_file, json.dumps(record) + "\n")
-    write_calibration(found, record, tables_dir)
+    write_calibration(found, record, tables_dir, figures_dir)
     return found
 
 def read_calibration(record_file: str = "paper/results/calibration.json") -> tuple[Counter, dict]:  # counts, and the record
@@ -169,8 +173,23 @@ def read_calibration(record_file: str = "paper/results/calibration.json") -> tup
     record = json.loads(path.read_text())
     return Counter({Case(*case): n for *case, n in record["counts"]}), record
 
-def write_calibration(counts: Counter, record: dict, tables_dir: str = "paper/tables") -> None:
-    "The tables of a record."
+def reliability_figure(counts: Counter) -> Figure:
+    "Of each kind of fault, how many traces are called wrong, and how many at the right step; the gold answer is known."
+    table = rates(counts)
+    table = table[table["setting"] == "gold known"]
+    figure, panels = plt.subplots(1, 2, figsize=(9, 2.9), sharey=True, layout="constrained")
+    for axis, column, title in zip(panels, ("found", "at the place"), ("called wrong, %", "at its step, %"), strict=True):
+        shown = table.pivot_table(index="fault", columns="task", values=column, sort=False)
+        seaborn.heatmap(shown.reindex([k for k in ("gold", *KINDS) if k in shown.index]), vmin=0, vmax=100, annot=True, fmt=".0f", cmap="cividis",
+                        cbar=False, linewidths=0.5, annot_kws={"size": 8}, ax=axis)
+        axis.set(title=title, xlabel="", ylabel="")
+        axis.tick_params(axis="x", rotation=25)
+        axis.tick_params(axis="y", rotation=0)
+    return figure
+
+def write_calibration(counts: Counter, record: dict, tables_dir: str = "paper/tables", figures_dir: str = "figures") -> None:
+    "The tables and the plot of a record."
+    write_figure(reliability_figure(counts), project_folder()/figures_dir/"reliability")
     note = f"Up to {record['config']['most']:,} traces of each kind and task, seed {record['config']['seed']}, revision `{record['revision'][:8]}`."
     tables = {"rates": rates(counts), "precision": precision(counts), "scores": scores(counts), "answers": answers_table(counts).reset_index()}
     for task in record["config"]["tasks"]:

@@ -403,7 +403,7 @@ def test_what_the_corruption_knows_does_not_reach_the_verifier():
 def test_the_tables_of_a_record_are_written_again_from_it(tmp_path):
     counts = calibrate("algebra", 8)
     assert isinstance(counts, Counter) and {c.setting for c in counts} == {*SETTINGS} and sum(counts.values()) == 8*6*3
-    write_calibration(counts, {"config": {"tasks": ["algebra"], "most": 8, "seed": 0}, "revision": "0"*40}, str(tmp_path))
+    write_calibration(counts, {"config": {"tasks": ["algebra"], "most": 8, "seed": 0}, "revision": "0"*40}, str(tmp_path), str(tmp_path))
     assert "| gold " in (tmp_path/"calibration_rates.md").read_text() and (tmp_path/"calibration_confusion_algebra.tex").exists()
     with pytest.raises(InputError, match="is missing: run"): read_calibration(str(tmp_path/"none.json"))
     with pytest.raises(InputError, match="task 'chess' is unknown"): calibrate("chess")
@@ -412,8 +412,9 @@ def test_the_tables_of_a_record_are_written_again_from_it(tmp_path):
 def test_the_committed_calibration_has_what_it_claims(root, monkeypatch, tmp_path):
     monkeypatch.chdir(root)
     counts, record = read_calibration()
-    write_calibration(counts, record, str(tmp_path))
-    for made in tmp_path.iterdir(): assert made.read_text() == (root/"paper"/"tables"/made.name).read_text(), made.name
+    write_calibration(counts, record, str(tmp_path), str(tmp_path))
+    assert (tmp_path/"reliability.svg").read_bytes() == (root/"figures"/"reliability.svg").read_bytes()
+    for made in tmp_path.glob("calibration_*"): assert made.read_text() == (root/"paper"/"tables"/made.name).read_text(), made.name
     table = rates(counts).set_index(["task", "setting", "fault"])
     for task in ("arithmetic", "algebra", "science", "strategy"):
         for fault in ("gold", *KINDS): assert table.loc[(task, "gold known", fault), "n"] >= 2000
