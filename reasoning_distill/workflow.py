@@ -67,7 +67,7 @@ def _makers(usual: Config, given: dict, needs: set[str]) -> dict[tuple, Cell]:  
     return found
 
 def _rank(name: tuple, cell: Cell) -> tuple:  # a stable order: whoever is waited for, then by the number of those who are asked
-    return (0, 0) if name[1] in ("base", "teacher") else (1, len(needs_of(cell.config)) - (name[1] == "styles"))
+    return (0, 0) if name[1] in ("base", "teacher") else (1, len(needs_of(cell.config)) - (name[1] == "styles")/2)
 
 # %% ../nbs/62_workflow.ipynb #585da10c
 def plan(

@@ -117,13 +117,14 @@ def test_what_is_kept_has_every_cell(root):
     assert {*law_table(rows)["row"]} == {"teacher", "answer_only", "cot", "cot_verified", "feedback", "on_policy"}
 
 
-def test_the_whole_study_in_small(tmp_path):
+def test_the_whole_study_in_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "ASKED", {"2 to 3": ("teacher", "answer_only", "cot"), "4 to 6": ("teacher",)})
     tiny = ("{task.base: 200, task.teacher: 300, task.train: 60, task.validation: 20, task.test: 40, task.hard: 10, task.shift: 10, "
             "base.fit.tokens: 10000, teacher.fit.tokens: 20000, teacher.model.width: 32, teacher.model.layers: 1, student.width: 32, "
             "student.layers: 1, fit.tokens: 10000, max_new_tokens: 20}")
     places = {"records_dir": str(tmp_path), "tables_dir": str(tmp_path/"tables"), "figures_dir": str(tmp_path/"figures")}
     found = study_limits("smoke", "0", "8", 3, 10, 5000, tiny, str(tmp_path/"runs"), 1, **places)
-    assert len(found.rows) == 1 + 12*(6 + 3) + 2*6*4 and (tmp_path/"limits.jsonl").is_file() and (tmp_path/"figures"/"limits.pdf").is_file()
+    assert len(found.rows) == 1 + 12*(3 + 1) + 2*6*4 and (tmp_path/"limits.jsonl").is_file() and (tmp_path/"figures"/"limits.pdf").is_file()
     assert kept_measurements(tmp_path/"limits.jsonl") == found.rows
 
 
