@@ -2,6 +2,7 @@
 # make test                                                                           all checks, as in continuous integration
 # make paper                                                                          numbers, tables and PDF of the paper from the records that are kept; needs latexmk
 # make docs                                                                          the site, in build/docs/html; no network
+# make course                                                                         notebooks of the course for students, without solutions, in build/course
 # make bench                                                                          training and on-policy steps beside TRL, sampling beside generate, answers beside math-verify, store and rules by size
 PYTHON ?= python3
 PRESET ?= smoke
@@ -18,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
 export OMP_NUM_THREADS := 1
 
-.PHONY: setup report test paper docs bench notebooks export readme clean
+.PHONY: setup report test paper docs course bench notebooks export readme clean
 .DEFAULT_GOAL := help
 
 help:
@@ -49,6 +50,10 @@ paper: setup
 docs: setup
 	python docs/pages.py build/docs/source
 	sphinx-build -q -W --keep-going build/docs/source build/docs/html
+
+course: setup
+	jupyter nbconvert --log-level WARN --to notebook --output-dir build/course nbs/course/*.ipynb \
+	  --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=solution --ClearOutputPreprocessor.enabled=True
 
 bench: setup
 	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'

@@ -6,7 +6,7 @@ extensions = ["myst_nb", "sphinx_copybutton", "sphinx-mathjax-offline"]
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
-math_number_all = True
+nb_ipywidgets_js = {}
 html_theme = "sphinx_book_theme"
 html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False, "home_page_in_toc": True,
                       "navbar_persistent": []}

@@ -1,6 +1,7 @@
 """Notebooks, tables and docstrings as pages for Sphinx: python docs/pages.py FOLDER. Nothing is executed but the package's imports."""
 
 import argparse
+import functools
 import importlib
 import inspect
 import json
@@ -27,78 +28,139 @@ SECTIONS = {  # in reading order: caption → pages, without their ending; a fol
     "How experiments are run": ["nbs/60_config", "nbs/61_experiment", "nbs/62_workflow", "nbs/63_cli", "nbs/62_report", "nbs/64_landscape",
                                 "nbs/65_bench", "nbs/66_calibration", "nbs/67_verify_bench", "nbs/68_inside", "nbs/68_scale", "nbs/69_studies",
                                 "nbs/69_limits", "nbs/70_claims", "nbs/71_cost", "nbs/72_paper"],
+    "Course": ["nbs/course/course", "nbs/course/bachelor", "nbs/course/master", "nbs/course/phd", "nbs/course/report", "nbs/73_course"],
     "Reference": ["api", "changelog"],
 }
-FIGURES = {"report": "loss", "calibration": "reliability"}  # experiment → its plot, where that has another name
-FURTHER = {"claims": ["claims"], "cost": ["cost"], "bench": ["speed"], "verify_bench": ["verify_speed"], "scale": ["scale"],
-           "calibration": ["calibration_rates", "calibration_precision", "calibration_answers", "calibration_scores"],
-           "landscape": ["landscape_teachers"], "conditions": ["gpu"], "paper": ["published"]}  # tables that no cell names
+CALIBRATED = ("arithmetic", "algebra", "science", "strategy", "gsm8k", "gsm8k_in_prose")  # sources of the calibration
+RESULTS = {  # experiment → what a cell of it says → the committed tables and plots (.svg) beneath that cell; under "" stands what no cell shows
+    "report": {'_shown["benchmark"]': ["overview", "benchmark"], '_shown["paired"]': ["paired"], '_shown["predictions"]': ["predictions"],
+               '_shown["by_steps"]': ["by_steps"], '_shown["by_family"]': ["by_family"], "display(_figures": ["loss.svg", "lengths.svg", "time"]},
+    "feedback": {'tables["feedback"]': ["feedback"], 'tables["feedback_ablation"]': ["feedback_ablation"], "_found.figure": ["feedback.svg"]},
+    "conditions": {'tables["conditions"]': ["conditions"], "": ["gpu"]},
+    "compute": {"_found.figure": ["compute.svg"], 'tables["compute"]': ["compute"], 'tables["compute_ratio"]': ["compute_ratio"],
+                '"kl_by_place"': ["recovery", "kl_by_place", "inside.svg"]},
+    "limits": {"_found.figure": ["limits.svg"], '_shown["limits_steps"]': ["limits_steps"], '_shown["limits_law"]': ["limits_law"],
+               '_shown["limits_facts"]': ["limits_facts"], '_shown["limits_length"]': ["limits_length"],
+               '_shown["limits_transfer"]': ["limits_transfer"]},
+    "claims": {"_ledger.to_markdown": ["claims"]},
+    "cost": {"write_costs(**": ["cost.svg"], "readable_costs(_table)": ["cost"]},
+    "landscape": {'_tables["gate"]': ["landscape_gate"], "landscape_figure(_runs)": ["landscape.svg"], '_tables["arms"]': ["landscape_arms"],
+                  "study_teachers(_configs)": ["landscape_teachers"]},
+    "calibration": {"reliability_figure(_counts)": ["reliability.svg", "calibration_rates"], "precision(_counts)": ["calibration_precision"],
+                    "confusion(_counts": [f"calibration_confusion_{task}" for task in CALIBRATED],
+                    "answers_table(_counts)": ["calibration_answers"], "scores(_counts)": ["calibration_scores"],
+                    "": [f"calibration_suspicions_{task}" for task in CALIBRATED]},
+    "bench": {"bench(**": ["speed"]},
+    "verify_bench": {"bench_verifiers(**": ["verify_speed"]},
+    "scale": {"bench_scale(**": ["scale"]},
+    "paper": {"": ["published"]},
+}
 ALT = {"loss": "Validation loss of every method against training tokens, a panel for each task", "compute": "Accuracy against tokens and computation",
        "cost": "Cost of a thousand answers, and the number of answers after which a student has paid for its teacher",
        "feedback": "Validation loss of answers alone, chain of thought and feedback", "landscape": "Accuracy of the arms of the landscape, by task",
        "reliability": "Heatmap of how many traces with each kind of fault are called wrong, and at the right step, by task",
+       "lengths": "Steps that students write, less those needed, on test problems and on harder ones, by method and task",
+       "inside": "Wrong samples of two students, each token coloured by its divergence from the teacher",
        "limits": "Accuracy by number of steps, facts recalled by size, accuracy by length of the question"}
 
 
 def tables() -> list[str]: return sorted(p.stem for p in (ROOT/"paper"/"tables").glob("*.md"))
 
 
-def table_page(name: str) -> str:
-    "A table of the results as a page."
-    return f"# {name.replace('_', ' ')}\n\n{(ROOT/'paper'/'tables'/f'{name}.md').read_text()}"
+def table(name: str) -> str:
+    "A table of the results; a figure and its interval stay on one line."
+    text = (ROOT/"paper"/"tables"/f"{name}.md").read_text()
+    return re.sub(r"(?<=\d) (?=\[-?[\d.,]+, )|(?<=\d,) (?=-?[\d.,]+\])", "\N{NO-BREAK SPACE}", text)
 
 
-def figure(name: str, up: str) -> str: return f"```{{figure}} {up}figures/{name}.svg\n:alt: {ALT[name]}\n```"
+def table_page(name: str) -> str: return f"# {name.replace('_', ' ')}\n\n{table(name)}"
 
 
-def committed(experiment: str, source: str, up: str) -> list[str]:
-    "The committed tables and plot that a cell of an experiment shows."
-    known, plot = set(tables()), FIGURES.get(experiment, experiment)
-    names = [n for found in re.findall(r'"(\w+)"', source) for n in (found, f"{experiment}_{found}") if n in known] if "import" not in source else []
-    drawn = [figure(plot, up)] if re.search(r"figure\b", source) and plot in ALT and "**parameters" not in source else []
-    return drawn + [f"```{{include}} {up}results/{n}.table\n```" for n in names]
+def result(name: str, titled: bool, up: str) -> str:
+    "A committed plot, or a committed table that is titled where it stands among others."
+    if name.endswith(".svg"): return f"```{{figure}} {up}figures/{name}\n:alt: {ALT[name.removesuffix('.svg')]}\n```"
+    return (f"[{name.replace('_', ' ')}]({up}results/{name}.md)\n\n" if titled else "") + f"```{{include}} {up}results/{name}.table\n```"
+
+
+def with_results(cells: list, experiment: str, up: str) -> list:
+    "The cells of an experiment, and beneath each what it wrote when it was run last."
+    wanted, out = dict(RESULTS.get(experiment, {})), []
+    last = wanted.pop("", [])
+    for cell in cells:
+        found = [said for said in wanted if cell.cell_type == "code" and said in cell.source]
+        names = [name for said in found for name in wanted.pop(said)]
+        out += [cell, *(nbformat.v4.new_markdown_cell(result(n, len(names) > 1, up)) for n in names)]
+    if wanted: raise ValueError(f"no cell of {experiment}.ipynb says {', '.join(wanted)}; mend RESULTS in docs/pages.py")
+    return out + [nbformat.v4.new_markdown_cell("\n\n".join(["## Also committed", *(result(n, True, up) for n in last)]))]*bool(last)
+
+
+def numbered(text: str, stem: str, start: int) -> str:
+    "Displayed equations with labels, by which Sphinx numbers them."
+    count = iter(range(start, start + text.count("$$")))
+    return re.sub(r"^\$\$(.+?)\$\$[ \t]*$", lambda found: f"$$\n{found[1].strip()}\n$$ ({stem}-{next(count)})", text, flags=re.M | re.S)
 
 
 def as_page(path: Path) -> nbformat.NotebookNode:
     "A notebook for readers: without hidden cells and directives, with committed results where a cell shows them."
     notebook, place = nbformat.read(path, as_version=4), path.relative_to(ROOT)
     up, experiment, cells = "../"*(len(place.parts) - 1), path.stem if path.parent.name == "experiments" else "", []
-    said = path.stem
+    said, equations = path.stem, 0
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             said = next((line.lstrip("# >*") for line in cell.source.splitlines() if line.strip()), said)
-            cell.source = re.sub(r"\]\((?:\.\./)*paper/tables/(\w+)\.md\)", rf"]({up}results/\1.md)", cell.source)
+            cell.source = re.sub(r"\]\((?:\.\./)*paper/tables/(\w+)\.md\)", rf"]({up}results/\1.md)", numbered(cell.source, path.stem, equations + 1))
+            equations += cell.source.count("$$")//2
             cells.append(cell)
-            if experiment and len(cells) == 1: cells.append(nbformat.v4.new_markdown_cell(how_to_run(experiment)))
-            continue
-        if re.search(r"^#\| *(hide|default_exp)\b", cell.source, re.M): continue
-        cell.source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("#|")).strip()
-        if not cell.source: continue
-        cell.outputs = [o for o in cell.get("outputs", []) if o.output_type != "error"]
-        if any("image/png" in o.get("data", {}) for o in cell.outputs): cell.metadata["mystnb"] = {"image": {"alt": f"Plot: {said[:120]}"}}
-        cells.append(cell)
-        if experiment: cells += [nbformat.v4.new_markdown_cell(text) for text in committed(experiment, cell.source, up)]
-    rest = [n for n in FURTHER.get(experiment, []) if n in tables()]
-    if rest:
-        cells.append(nbformat.v4.new_markdown_cell("## As committed"))
-        cells += [nbformat.v4.new_markdown_cell(f"```{{include}} {up}results/{n}.table\n```") for n in rest]
-    notebook.cells = cells
+        elif shown_code(cell, said): cells.append(cell)
+    first = how_to_run(experiment) if experiment else where_listed(notebook.cells, up)
+    if first: cells.insert(1, nbformat.v4.new_markdown_cell(first))
+    notebook.cells = with_results(cells, experiment, up)
     for i, cell in enumerate(notebook.cells): cell.id = f"cell-{i}"
     notebook.nbformat_minor = 5
+    notebook.metadata.pop("widgets", None)
     return notebook
+
+
+def shown_code(cell, said: str) -> bool:
+    "Whether a cell of code has something to show; without directives, and its plot told in words."
+    if re.search(r"^#\| *(hide|default_exp)\b", cell.source, re.M): return False
+    cell.source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("#|")).strip()
+    cell.outputs = [o for o in cell.get("outputs", []) if o.output_type != "error" and not any("widget" in kind for kind in o.get("data", {}))]
+    if "solution" in cell.metadata.get("tags", []): cell.metadata["tags"].append("hide-cell")  # folded
+    if any("image/png" in o.get("data", {}) for o in cell.outputs): cell.metadata["mystnb"] = {"image": {"alt": f"Plot: {said[:120]}"}}
+    return bool(cell.source)
+
+
+def module_of(cells: list) -> str:
+    "The module that a notebook exports, or nothing."
+    return next((found[1] for cell in cells if (found := re.search(r"^#\| *default_exp +(\S+)", cell.source, re.M))), "")
+
+
+@functools.cache
+def homes() -> dict[str, Path]:
+    "Each module's notebook."
+    return {module_of(nbformat.read(p, as_version=4).cells): p.relative_to(ROOT) for p in notebooks()}
+
+
+def where_listed(cells: list, up: str) -> str:
+    "From a notebook to its module's reference."
+    name = module_of(cells)
+    return f"Reference: [`reasoning_distill.{name}`]({up}api/{name}.md)" if name else ""
 
 
 def how_to_run(experiment: str) -> str:
     "The command behind a page."
     command = "make report PRESET=full" if experiment == "report" else "make paper" if experiment == "paper" else \
         f"reasoning-distill notebook nbs/experiments/{experiment}.ipynb out.ipynb"
-    return f"```bash\n{command}\n```"
+    elsewhere = "" if experiment in RESULTS else "\n\nWhat such runs came to is in the [report](report.ipynb)."
+    return f"```bash\n{command}\n```{elsewhere}"
 
 
 def api_page(name: str) -> str:
     "The public names of a module, each parameter with what it means."
     module = importlib.import_module(f"reasoning_distill.{name}")
-    lines = [f"# {name}", "", (module.__doc__ or "").strip(), ""]
+    notebook = homes()[name]
+    lines = [f"# {name}", "", (module.__doc__ or "").strip(), "", f"Explained and made in [{notebook.name}](../{notebook})", ""]
     for public in module.__all__:
         value = getattr(module, public)
         if inspect.isclass(value) or inspect.isfunction(value): lines += entry(public, value)
@@ -109,7 +171,7 @@ def entry(name: str, value) -> list[str]:
     "A function or class: what it does, and a table of its parameters."
     given = docments(value, full=True, returns=True) if not getattr(value, "__abstractmethods__", None) else {}
     said = (value.__doc__ or "").strip().splitlines()
-    lines = [f"## {name}", "", said[0] if said and not said[0].startswith(f"{name}(") else "", ""]
+    lines = [f"## {name}", "", *signature(name, given), said[0] if said and not said[0].startswith(f"{name}(") else "", ""]
     rows = [row_of(key, about) for key, about in given.items() if key not in ("self", "cls")]
     rows = [cells for cells in rows if cells[0] != "*returns*" or any(cells[1:])]
     if not rows: return lines
@@ -117,17 +179,37 @@ def entry(name: str, value) -> list[str]:
     return lines + ["| parameter | type | default | |", "|---|---|---|---|", *map(line, rows), ""]
 
 
+def signature(name: str, given: dict) -> list[str]:
+    "How it is called, where it is."
+    asked = [key + (f"={default}" if (default := default_of(about)) else "")
+             for key, about in given.items() if key not in ("self", "cls", "return")]
+    return ["```python", f"{name}({', '.join(asked)})", "```", ""] if given else []
+
+
 def row_of(name: str, about) -> tuple[str, str, str, str]:
     "A parameter, or what is returned: name, type, default, meaning."
-    default, meaning = about.get("default"), (about.get("docment") or "").replace("\n", " ")
+    default, meaning = default_of(about) if name != "return" else "", (about.get("docment") or "").replace("\n", " ")
     return (f"`{name}`" if name != "return" else "*returns*", in_words(about.get("anno")),
-            "" if default in (inspect.Parameter.empty, None) else f"`{str(default)[:60]}`", meaning)
+            f"`{default}`" if default else "", meaning)
+
+
+def default_of(about: dict) -> str:
+    "A default as it is written, or nothing where there is none; functions by their names."
+    default = about.get("default", inspect.Parameter.empty)
+    if default is inspect.Parameter.empty: return ""
+    written = getattr(default, "__name__", repr(default))
+    return written if len(written) <= 60 and " at 0x" not in written else "..."
 
 
 def in_words(annotation) -> str:
     if annotation in (inspect.Parameter.empty, inspect._empty, None): return ""
     text = annotation.__name__ if inspect.isclass(annotation) and not hasattr(annotation, "__args__") else str(annotation)
     return f"`{re.sub(r'(typing|collections.abc|reasoning_distill[a-z_.]*)[.]', '', text)}`"
+
+
+def notebooks() -> list[Path]:
+    "Those that become pages; the index is the README, and that the page `start`."
+    return [p for p in sorted((ROOT/"nbs").rglob("*.ipynb")) if p.name[0] != "_" and p.name != "index.ipynb" and ".ipynb_checkpoints" not in p.parts]
 
 
 def modules() -> list[str]:
@@ -160,14 +242,13 @@ def write(folder: Path) -> None:
     "All sources of the site."
     shutil.rmtree(folder, ignore_errors=True)
     for part in ("api", "guides", "results", "paper"): (folder/part).mkdir(parents=True)
-    for path in (ROOT/"nbs").rglob("*.ipynb"):
-        if path.name == "index.ipynb" or path.name.startswith("_") or ".ipynb_checkpoints" in path.parts: continue
+    for path in notebooks():
         place = folder/path.relative_to(ROOT)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(json.dumps(as_page(path)))
     for name in tables():
         (folder/"results"/f"{name}.md").write_text(table_page(name))
-        (folder/"results"/f"{name}.table").write_text((ROOT/"paper"/"tables"/f"{name}.md").read_text())
+        (folder/"results"/f"{name}.table").write_text(table(name))
     for name in modules(): (folder/"api"/f"{name}.md").write_text(api_page(name))
     shutil.copytree(ROOT/"figures", folder/"figures")
     shutil.copy(ROOT/"paper"/"main.pdf", folder/"paper"/"main.pdf")

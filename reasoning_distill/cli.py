@@ -85,7 +85,8 @@ def run_report(
         raise InputError(f"profile {profile!r} has no config.yaml: name a folder such as workflow/profiles/slurm")
     (root/json.loads(plan.read_text())["report"]["copy"]).parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "snakemake", "--snakefile", root/"workflow"/"Snakefile", "--configfile", plan, "--directory", root,
-               "--keep-going", "--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--quiet", "rules" if profile or dry else "all",
+               "--keep-going", "--nolock", "--scheduler", "greedy", "--rerun-incomplete", "--rerun-triggers", "mtime",
+               "--quiet", "rules" if profile or dry else "all",
                *(["--profile", Path(profile).absolute()] if profile else ["--cores", lanes]), *["--dry-run"]*dry]
     print(f"{len(missing(plan))} runs to do of {len(json.loads(plan.read_text())['runs'])}", flush=True)
     if _finish(command): raise InputError(_first_failure(plan, start))

@@ -6,8 +6,8 @@
 __all__ = ['CONTROLS', 'PREDICTIONS', 'COLOURS', 'LINES', 'READABLE', 'read_records', 'belongs', 'flat', 'row_name', 'rows_of',
            'ways_of', 'pooled', 'benchmark_table', 'by_steps', 'by_family', 'groups_table', 'paired_table', 'pair_of',
            'readable_pairs', 'time_table', 'predictions_table', 'overview', 'readable_table', 'printed', 'write_table',
-           'loss_figure', 'write_figure', 'tables_of', 'in_markdown', 'keep_records', 'plain_record', 'kept_records',
-           'beside', 'report']
+           'loss_figure', 'needed', 'lengths_figure', 'write_figure', 'tables_of', 'in_markdown', 'keep_records',
+           'plain_record', 'kept_records', 'beside', 'report']
 
 # %% ../nbs/62_report.ipynb #e5fc804b
 import io
@@ -296,6 +296,37 @@ def loss_figure(records: Sequence[RunRecord]) -> Figure:
     plt.close(fig)  # shown by whoever asks for it, not a second time at the end of the cell
     return fig
 
+# %% ../nbs/62_report.ipynb #len0code1
+def needed(metrics: dict) -> float:  # of `evaluate.summarise`
+    "Mean number of steps that the problems need."
+    return sum(int(k)*v["n"] for k, v in metrics["by_steps"].items())/sum(v["n"] for v in metrics["by_steps"].values())
+
+def lengths_figure(records: Sequence[RunRecord]) -> Figure:
+    "Steps written beyond those needed, a mark a seed, for all who write steps."
+    rows = {(task, name): row for (task, name), row in rows_of(records).items()
+            if name in ("teacher", *ROWS) and row[0].metrics["decoding"] in ("reason", "next_step")}
+    tasks = sorted({task for task, _ in rows}, key=[*TASKS].index)
+    if not tasks: raise InputError("no record of anybody who writes steps: run a method with reasoning first")
+    names = [*dict.fromkeys(name for _, name in rows)]
+    size = (max(4, 2.2*len(tasks) + 1.2), 0.8 + 0.2*len(names))
+    fig, axes = plt.subplots(1, len(tasks), figsize=size, layout="constrained", squeeze=False, sharey=True)
+    for ax, task in zip(axes[0], tasks, strict=True):
+        ax.axvline(0, color="0.7", lw=0.8)
+        for (of, name), row in rows.items():
+            if of != task: continue
+            for i, (part, marker) in enumerate((("test", "o"), ("hard", "s"))):
+                found = [r.metrics if part == "test" else r.metrics["hard"] for r in row if part == "test" or "hard" in r.metrics]
+                beyond = [m["written"] - needed(m) for m in found]
+                ax.plot(beyond, [names.index(name)]*len(found), marker, ms=4, color=COLOURS[i], mfc="none", label=part)
+        ax.set(title=task, yticks=range(len(names)), yticklabels=names)
+    axes[0, 0].invert_yaxis()
+    fig.supxlabel("steps written, less those needed", fontsize=10)
+    marks = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
+    fig.legend(marks.values(), marks, loc="outside lower right", ncols=2, frameon=False)
+    plt.close(fig)
+    return fig
+
+
 # %% ../nbs/62_report.ipynb #41fcfa7a
 def write_figure(
     figure: Figure,
@@ -356,15 +387,15 @@ def report(
     tables_dir: str = "paper/tables",  # where tables go
     figures_dir: str = "figures",  # where plots go
     records_dir: str = "paper/results",  # where the records are kept from which the tables follow
-) -> tuple[dict[str, pd.DataFrame], Figure, int]:  # tables by name, the plot, and how many records of other code were left out
-    "Write the tables, the loss plot and the records that they follow from; what was kept and not run again stays in them."
+) -> tuple[dict[str, pd.DataFrame], dict[str, Figure], int]:  # tables and plots by name, and how many records of other code were left out
+    "Write the tables, the plots and the records that they follow from; what was kept and not run again stays in them."
     kept = project_folder()/records_dir/"benchmark.jsonl"
     records, others = read_records(preset, runs_dir)
     records = beside(records, kept_records(kept) if kept.is_file() else [], preset)
-    tables, figure = tables_of(records), loss_figure(records)
+    tables, figures = tables_of(records), {"loss": loss_figure(records), "lengths": lengths_figure(records)}
     codes = ", ".join(f"`{code}`" for code in dict.fromkeys(r.code for r in records))
     note = f"Preset `{preset}`, code {codes}, {', '.join(f'{k} {v}' for k, v in versions().items())}."
     for name, table in tables.items(): write_table(table, project_folder()/tables_dir/name, note, READABLE[name])
-    write_figure(figure, project_folder()/figures_dir/"loss")
+    for name, figure in figures.items(): write_figure(figure, project_folder()/figures_dir/name)
     keep_records(records, kept)
-    return tables, figure, others
+    return tables, figures, others

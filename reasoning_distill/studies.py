@@ -11,7 +11,7 @@ __all__ = ['Study', 'CONDITIONS', 'RATES', 'ARMS', 'FEEDBACK', 'PUBLISHED', 'Tri
 # %% ../nbs/69_studies.ipynb #f85af8bb
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,7 +23,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from .config import Config, read_overrides, resolve, row, seeds_in, teacher_config
 from .core import InputError, RunRecord, choose, from_dict, read_jsonl, to_dict, write_jsonl
 from .experiment import distill, distill_all, project_folder
-from .inside import look_inside
+from .inside import inside_figure, keep_inside, look_inside
 from .report import COLOURS, loss_figure, pair_of, plain_record, pooled, printed, write_figure, write_table
 from .stats import seed_interval
 
@@ -291,6 +291,7 @@ class Found:
     trials: list[Trial]
     tables: dict[str, pd.DataFrame]  # by name, which is that of the file
     figure: Figure | None = None
+    further: dict[str, Figure] = field(default_factory=dict)  # by name
 
 def study_conditions(
     preset: str = "full",  # a name in `PRESETS`
@@ -326,10 +327,14 @@ def study_compute(
     trials = run_study(configs, lanes, Path(records_dir)/"compute.jsonl")
     largest, first = f"{max(seeds_in(tokens)):,}", seeds_in(seeds)[0]
     found, last = curves(trials), {name: config for (condition, name, seed), config in configs.items() if (condition, seed) == (largest, first)}
-    recovered, places = look_inside({name: last[name] for name in ("cot", "on_policy")})
-    tables = {"compute": budgets_table(found), "compute_ratio": ratio_table(found), "recovery": recovered, "kl_by_place": places}
+    inside, record = look_inside({name: last[name] for name in ("cot", "on_policy")}), trials[0].record
+    about = {"task": task, "preset": preset, "tokens": max(seeds_in(tokens)), "seed": first, "code": record.code, "revision": record.revision,
+             "versions": record.versions, "hardware": record.hardware}
+    keep_inside(inside, about, Path(records_dir)/"inside.json")
+    tables = {"compute": budgets_table(found), "compute_ratio": ratio_table(found), **inside.tables}
     teacher = 100*distill(teacher_config(last["cot"])).metrics["strict"]["accuracy"]
-    return _written("compute", Found(trials, tables, budgets_figure(found, {"teacher": teacher})), tables_dir, figures_dir)
+    drawn = {"inside": inside_figure(inside.samples)} if any(inside.samples.values()) else {}
+    return _written("compute", Found(trials, tables, budgets_figure(found, {"teacher": teacher}), drawn), tables_dir, figures_dir)
 
 def study_feedback(
     preset: str = "full",  # a name in `PRESETS`
@@ -354,7 +359,8 @@ def _written(name: str, found: Found, tables_dir: str, figures_dir: str = "") ->
     note = (f"Preset `{first.config['preset']}`, task `{first.config['task']['name']}`, code {', '.join(f'`{code}`' for code in codes)}, "
             f"{', '.join(f'{k} {v}' for k, v in first.versions.items())}.")
     for stem, table in found.tables.items(): write_table(table, project_folder()/tables_dir/stem, note, readable_study)
-    if found.figure: write_figure(found.figure, project_folder()/figures_dir/name)
+    for stem, figure in {**({name: found.figure} if found.figure else {}), **found.further}.items():
+        write_figure(figure, project_folder()/figures_dir/stem)
     return found
 
 def shown(table: pd.DataFrame) -> str:

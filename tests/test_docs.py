@@ -46,17 +46,30 @@ def test_every_page_is_in_the_side_bar(pages):
 def test_every_internal_link_leads_somewhere(site, pages):
     ids, broken = {name: {tag["id"] for tag in soup.find_all(id=True)} for name, soup in pages.items()}, []
     for name, soup in pages.items():
-        for a in soup.select("article a[href], .sidebar-primary-item a[href]"):
-            href, anchor = urldefrag(a["href"])
+        for tag in soup.select("a[href], link[href], script[src], img[src]"):
+            address = tag.get("href") or tag["src"]
+            href, anchor = urldefrag(address)
             if re.match(r"[a-z]+:", href): continue
-            target = (site/name).parent/unquote(href) if href else site/name
+            target = (site/name).parent/unquote(href.split("?")[0]) if href else site/name
             place = target.resolve().relative_to(site.resolve()).as_posix()
-            if not target.is_file() or (anchor and place in ids and unquote(anchor) not in ids[place]): broken.append((name, a["href"]))
+            if not target.is_file() or (anchor and place in ids and unquote(anchor) not in ids[place]): broken.append((name, address))
     assert broken == []
 
 
+def test_no_page_asks_another_host(pages):
+    assert [(name, tag) for name, soup in pages.items() for tag in soup.select("script[src], img[src], link[rel=stylesheet]")
+            if re.match("https?:|//", tag.get("src") or tag["href"])] == []
+
+
+def test_every_equation_has_a_number(pages):
+    equations = {name: (soup.select("article div.math"), soup.select("article div.math span.eqno")) for name, soup in pages.items()}
+    assert sum(len(displayed) for displayed, _ in equations.values()) > 15
+    assert [name for name, (displayed, numbers) in equations.items() if len(displayed) != len(numbers)] == []
+    assert [n.text[:3] for n in equations["nbs/methods/53_step_by_step.html"][1]] == ["(1)", "(2)", "(3)"]
+
+
 def test_every_picture_is_told_in_words(pages):
-    pictures = [(name, image) for name, soup in pages.items() for image in soup.select("article img")]
+    pictures = [(name, image) for name, soup in pages.items() for image in soup.select("img")]
     assert len(pictures) > 25
     assert [(name, image["src"]) for name, image in pictures if len(image.get("alt", "").split()) < 2 or "_images/" in image.get("alt", "")] == []
 
@@ -68,13 +81,33 @@ def test_headings_are_in_order(pages):
     assert [name for name, soup in pages.items() if soup.select("article") and name not in ("search.html", "genindex.html") and jumps(soup)] == []
 
 
+def rows(table): return [[cell.text.replace("\N{NO-BREAK SPACE}", " ").strip() for cell in row.find_all(["td", "th"])] for row in table.select("tr")]
+
+
 def test_experiments_show_what_is_committed(root, pages):
-    first = (root/"paper"/"tables"/"feedback.md").read_text().splitlines()[2].split("|")[2:6]
-    row = next(r for r in pages["nbs/experiments/feedback.html"].select("article table tr") if "answer_only" in r.text)
-    assert [c.strip() for c in first if c.strip()] == [td.text.strip() for td in row.find_all("td")][1:1 + len([c for c in first if c.strip()])]
-    assert "reasoning-distill notebook nbs/experiments/feedback.ipynb" in pages["nbs/experiments/feedback.html"].text
-    report = pages["nbs/experiments/report.html"]
-    assert report.select('article img[src*="loss"]') and len(report.select("article table")) >= 6
+    header, _, *lines = (root/"paper"/"tables"/"feedback.md").read_text().split("\n\n")[0].splitlines()
+    expected = [[cell.strip() for cell in line.strip()[1:-1].split("|")] for line in (header, *lines)]
+    assert expected in [rows(table) for table in pages["nbs/experiments/feedback.html"].select("article table")]
+
+
+def test_every_table_and_plot_belongs_to_an_experiment(root, pages):
+    sys.path.insert(0, str(root/"docs"))
+    from pages import ALT, RESULTS
+    named = [name for cells in RESULTS.values() for names in cells.values() for name in names]
+    assert sorted(named) == sorted([p.stem for p in (root/"paper"/"tables").glob("*.md")] + [p.name for p in (root/"figures").glob("*.svg")])
+    assert {name.removesuffix(".svg") for name in named if name.endswith(".svg")} == {*ALT}
+    for experiment, cells in RESULTS.items():
+        page, names = pages[f"nbs/experiments/{experiment}.html"], [name for found in cells.values() for name in found]
+        plots = [image["src"].rpartition("/")[2] for image in page.select("article figure img")]
+        assert plots == [name for name in names if name.endswith(".svg")]
+        assert len(page.select("article table")) >= len(names) - len(plots)
+
+
+def test_experiments_say_how_they_are_run(root, pages):
+    commands = {"report": "make report PRESET=full", "paper": "make paper"}
+    for name in [p.stem for p in (root/"nbs"/"experiments").glob("*.ipynb")]:
+        command = commands.get(name, f"reasoning-distill notebook nbs/experiments/{name}.ipynb out.ipynb")
+        assert command in pages[f"nbs/experiments/{name}.html"].text
 
 
 def test_nothing_of_the_notebooks_machinery_is_shown(pages):
@@ -84,6 +117,9 @@ def test_nothing_of_the_notebooks_machinery_is_shown(pages):
 def test_a_reference_says_what_parameters_mean(pages):
     table = pages["api/stats.html"].find(id="wilson").find("table").text
     assert "how many of the trials came out right" in table and "lower and upper bound" in table
+    losses, notebook = pages["api/models.losses.html"], pages["nbs/models/31_losses.html"]
+    assert "reverse_kl(teacher, student, temperature=1.0)" in losses.find(id="reverse-kl").text
+    assert losses.select('article a[href$="31_losses.html"]') and notebook.select('article a[href$="api/models.losses.html"]')
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")

@@ -3,7 +3,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import apart
 import pytest
 import yaml
 from conftest import ROOT
@@ -270,18 +270,14 @@ def test_the_split_hardly_moves_with_one_more_question(own, tmp_path):
 
 def _killed(config, due):
     "Run in another process and kill it as soon as `due` says so; whether it was killed."
-    child = os.fork()
-    if not child:
-        sys.stderr = sys.stdout = open(os.devnull, "w")
-        try: run(configured(config), say=lambda line: None)
-        except BaseException: os._exit(3)
-        os._exit(0)
-    while not due():
-        if os.waitpid(child, os.WNOHANG)[0]: return False
+    child, begun = apart.start(config), time.perf_counter()
+    while not due() and child.is_alive():
+        assert time.perf_counter() - begun < 120, "it neither ended nor came to where it is to be killed"
         time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return True
+    alive = child.is_alive()
+    child.kill()
+    child.join()
+    return alive
 
 
 def after(seconds, since=lambda: True):
@@ -321,7 +317,7 @@ def test_killed_at_twenty_moments(own, server, tmp_path, remembers):
     assert costs[0] <= costs[1] <= costs[0]*(1 + generating*whole.teacher.concurrency/51), "never less than what was paid for what is there"
 
 
-def test_a_reply_that_was_received_is_not_bought_again(own, server, tmp_path):
+def test_a_reply_that_was_received_is_not_bought_again(own, server):
     "Killed while training, when nothing is on its way: the teacher is asked nothing more."
     run(configured(own()), until="curate", say=lambda line: None)
     count = len(server.served)

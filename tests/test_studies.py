@@ -12,6 +12,7 @@ from test_experiment import TINY, finish, papermill
 from reasoning_distill.cli import notebook_parameters
 from reasoning_distill.config import seeds_in
 from reasoning_distill.core import InputError
+from reasoning_distill.inside import inside_figure, kept_inside
 from reasoning_distill.studies import (
     ARMS,
     CONDITIONS,
@@ -59,12 +60,26 @@ def found(tmp_path_factory, runs):
 def test_a_study_of_budgets_keeps_what_its_tables_follow_from(found):
     folder, made = found
     assert {p.name for p in (folder/"out").iterdir()} == {
-        "compute.jsonl", "compute.svg", "compute.pdf", *(f"{n}.{s}" for n in made.tables for s in ("csv", "md", "tex"))}
+        "compute.jsonl", "compute.svg", "compute.pdf", "inside.json", *(f"{n}.{s}" for n in made.further for s in ("svg", "pdf")),
+        *(f"{n}.{s}" for n in made.tables for s in ("csv", "md", "tex"))}
     assert {*made.tables} == {"compute", "compute_ratio", "recovery", "kl_by_place"}
     kept = kept_trials(folder/"out"/"compute.jsonl")
     assert len(kept) == 2*3*2 and [(t.condition, t.method, t.seed) for t in kept] == [(t.condition, t.method, t.seed) for t in made.trials]
     assert all("/" not in t.record.config["runs_dir"] for t in kept)
     pd.testing.assert_frame_equal(ratio_table(curves(kept)), made.tables["compute_ratio"])
+
+
+def test_the_look_inside_follows_from_its_record(found, root):
+    folder, made = found
+    for name, table in kept_inside(folder/"out"/"inside.json").tables.items():
+        pd.testing.assert_frame_equal(table, made.tables[name], check_dtype=False)
+    kept = kept_inside(root/"paper"/"results"/"inside.json")
+    for name, table in kept.tables.items():
+        assert shown(table) == (root/"paper"/"tables"/f"{name}.md").read_text().split("\n\n")[0], name
+    every = [s for samples in kept.samples.values() for s in samples]
+    assert len(every) == 6 and all(len(s.tokens) == len(s.kl) and 0 <= s.wrong[0] < s.wrong[1] <= len(s.kl) for s in every)
+    assert inside_figure(kept.samples).axes
+    with pytest.raises(InputError, match="nowhere.json is missing"): kept_inside("nowhere.json")
 
 
 def test_the_look_inside_is_at_the_largest_budget_in_whatever_order(found, runs, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from ..core import InputError, check_range, from_dict, whole_folder
@@ -106,7 +107,8 @@ class Store:
         with _explained(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
-            try: self._prepare()
+            try:
+                with FileLock(self.path.with_name(f".{self.path.name}.lock")): self._prepare()  # two processes may find nothing there
             except BaseException:
                 self._db.close()
                 raise
