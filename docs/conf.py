@@ -4,6 +4,7 @@ project = html_title = "reasoning_distill"
 author = copyright = "The reasoning_distill maintainers"
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx-mathjax-offline"]
 nb_execution_mode = "off"
+nb_code_prompt_show, nb_code_prompt_hide = "Solution", "Fold the solution"  # the only cells that are folded
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 nb_ipywidgets_js = {}
@@ -13,5 +14,6 @@ html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fu
 html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_favicon = "_static/favicon.svg"
 copybutton_selector = "div:not(.output) > div.highlight pre"

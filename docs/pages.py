@@ -176,7 +176,7 @@ def entry(name: str, value) -> list[str]:
     rows = [cells for cells in rows if cells[0] != "*returns*" or any(cells[1:])]
     if not rows: return lines
     def line(cells): return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
-    return lines + ["| parameter | type | default | |", "|---|---|---|---|", *map(line, rows), ""]
+    return lines + ["| parameter | type | default | meaning |", "|---|---|---|---|", *map(line, rows), ""]
 
 
 def signature(name: str, given: dict) -> list[str]:

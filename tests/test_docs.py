@@ -152,6 +152,21 @@ def test_a_browser_reads_it(site, width, scheme):
         page.goto(f"{here}/search.html?q=reverse+KL")
         page.wait_for_selector("#search-results li a", timeout=20_000)
         assert page.locator("#search-results li").count() > 2
+        if width > 500: objections = [found for name in READ for found in accessibility(page, f"{here}/{name}")]
+        else: objections = []
         browser.close()
     server.shutdown()
-    assert errors == []
+    assert errors == [] and objections == []
+
+
+READ = ("index.html", "start.html", "nbs/methods/52_cot.html", "nbs/experiments/report.html", "nbs/course/bachelor.html", "nbs/glossary.html",
+        "api/stats.html", "search.html?q=reverse+KL")
+
+
+def accessibility(page, address):
+    "What axe finds that keeps anybody from reading: names for all controls, alternative texts, contrast, headings in order."
+    from axe_playwright_python.sync_playwright import Axe
+    page.goto(address)
+    page.wait_for_load_state("networkidle")
+    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}).response["violations"]
+    return [(address.rpartition("/")[2], v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
