@@ -15,7 +15,7 @@ from fastcore.docments import docments
 ROOT = Path(__file__).parent.parent
 SECTIONS = {  # in reading order: caption → pages, without their ending; a folder stands for all in it
     "Start": ["start", "nbs/glossary", "nbs/pitfalls"],
-    "Guides": [f"guides/{name}" for name in ("flan_t5", "qwen_lora", "api_teacher", "slurm", "gpu")],
+    "Guides": [f"guides/{name}" for name in ("flan_t5", "qwen_lora", "api_teacher", "slurm", "gpu")] + ["nbs/scale"],
     "Concepts and data": ["nbs/00_core", "nbs/01_templates", "nbs/03_expressions", "nbs/02_stats", "nbs/04_process", "nbs/tasks"],
     "Models and training": ["nbs/models", "nbs/40_training", "nbs/43_traces", "nbs/44_online", "nbs/41_evaluate"],
     "Teachers": ["nbs/teachers"],

@@ -34,7 +34,8 @@ def check(line: str, root) -> None:  # raises, or fails an assertion
         if words[0] == "cp": assert (root/words[1]).is_file()
     elif words[0] == "make": assert subprocess.run(["make", "-n", *words[1:]], cwd=root, capture_output=True).returncode == 0
     elif words[0] == "papermill":
-        given = dict(zip(words[words.index("-p") + 1::3], words[words.index("-p") + 2::3], strict=True))
+        given = yaml.safe_load((root/words[words.index("-f") + 1]).read_text()) if "-f" in words else {}
+        given |= dict(zip(words[words.index("-p") + 1::3], words[words.index("-p") + 2::3], strict=True))
         assert {*given} <= {*notebook_parameters(root/words[1])} and words[2].endswith(".ipynb")
         resolve(**{name: plain_value(value) for name, value in given.items()})
     elif words[0] == "reasoning-distill":
