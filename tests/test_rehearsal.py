@@ -91,12 +91,12 @@ def saved(folder, model, tokenizer):
 
 
 def taught(folder, problems):
-    "A teacher that writes traces which can be read, if hardly ever right ones."
+    "A teacher that knows some problems by heart, so that its traces can be read."
     teacher = from_checkpoint(str(folder))
     template = template_for(teacher)
     def encoded(part): return teacher.encode([prompt_for(p, "reason", template, teacher.tokenizer) for p in part],
                                              [target_for(p.gold, "reason", template) for p in part])
-    fit(teacher, encoded(problems[:100]), encoded(problems[100:]), FitConfig(tokens=300_000, lr=3e-3, evaluations=2), 0, folder.parent/"fit")
+    fit(teacher, encoded(problems[:60]), encoded(problems[:20]), FitConfig(tokens=300_000, lr=5e-3, evaluations=2), 0, folder.parent/"fit")
     saved(folder, teacher.model, teacher.tokenizer)
     return folder
 
@@ -121,7 +121,7 @@ def data(problems, real_data, tmp_path_factory):
         rows = [json.loads(line) for line in (Path(real_data)/"gsm8k"/f"{name}.jsonl").read_text().splitlines()]
         rows.sort(key=lambda r: len(r["question"]) + len(r["answer"]))
         (folder/"gsm8k").mkdir(exist_ok=True)
-        (folder/"gsm8k"/f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[:150]))
+        (folder/"gsm8k"/f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[:80]))
     return folder
 
 
