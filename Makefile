@@ -3,6 +3,7 @@
 # make paper                                                                          numbers, tables and PDF of the paper from the records that are kept; needs latexmk
 # make docs                                                                          the site, in build/docs/html; no network
 # make course                                                                         notebooks of the course for students, without solutions, in build/course
+# make times                                                                          how long notebooks take on one core, for the site; minutes, on an idle machine
 # make bench                                                                          training and on-policy steps beside TRL, sampling beside generate, answers beside math-verify, store and rules by size
 PYTHON ?= python3
 PRESET ?= smoke
@@ -19,7 +20,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
 export OMP_NUM_THREADS := 1
 
-.PHONY: setup report test paper docs course bench notebooks export readme clean
+.PHONY: setup report test paper docs course times bench notebooks export readme clean
 .DEFAULT_GOAL := help
 
 help:
@@ -50,6 +51,9 @@ paper: setup
 docs: setup
 	python docs/pages.py build/docs/source
 	sphinx-build -q -W --keep-going build/docs/source build/docs/html
+
+times: setup
+	OMP_NUM_THREADS=1 python docs/times.py
 
 course: setup
 	jupyter nbconvert --log-level WARN --to notebook --output-dir build/course nbs/course/*.ipynb \

@@ -10,7 +10,8 @@ myst_heading_anchors = 3
 nb_ipywidgets_js = {}
 html_theme = "sphinx_book_theme"
 html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False, "home_page_in_toc": True,
-                      "navbar_persistent": []}
+                      "navbar_persistent": [], "repository_url": "https://github.com/reasoning-distill/reasoning_distill",
+                      "repository_branch": "main", "launch_buttons": {"colab_url": "https://colab.research.google.com"}}
 html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

@@ -34,7 +34,7 @@ SECTIONS = {  # in reading order: caption → pages, without their ending; a fol
 CALIBRATED = ("arithmetic", "algebra", "science", "strategy", "gsm8k", "gsm8k_in_prose")  # sources of the calibration
 RESULTS = {  # experiment → what a cell of it says → the committed tables and plots (.svg) beneath that cell; under "" stands what no cell shows
     "report": {'_shown["benchmark"]': ["overview", "benchmark"], '_shown["paired"]': ["paired"], '_shown["predictions"]': ["predictions"],
-               '_shown["by_steps"]': ["by_steps"], '_shown["by_family"]': ["by_family"], "display(_figures": ["loss.svg", "lengths.svg", "time"]},
+               '_shown["by_steps"]': ["by_steps"], '_shown["by_family"]': ["by_family"], "display(*_figures": ["loss.svg", "lengths.svg", "time"]},
     "feedback": {'tables["feedback"]': ["feedback"], 'tables["feedback_ablation"]': ["feedback_ablation"], "_found.figure": ["feedback.svg"]},
     "conditions": {'tables["conditions"]': ["conditions"], "": ["gpu"]},
     "compute": {"_found.figure": ["compute.svg"], 'tables["compute"]': ["compute"], 'tables["compute_ratio"]': ["compute_ratio"],
@@ -112,7 +112,7 @@ def as_page(path: Path) -> nbformat.NotebookNode:
             equations += cell.source.count("$$")//2
             cells.append(cell)
         elif shown_code(cell, said): cells.append(cell)
-    first = how_to_run(experiment) if experiment else where_listed(notebook.cells, up)
+    first = how_to_run(experiment) if experiment else " · ".join(filter(None, (where_listed(notebook.cells, up), how_long(place))))
     if first: cells.insert(1, nbformat.v4.new_markdown_cell(first))
     notebook.cells = with_results(cells, experiment, up)
     for i, cell in enumerate(notebook.cells): cell.id = f"cell-{i}"
@@ -140,6 +140,12 @@ def module_of(cells: list) -> str:
 def homes() -> dict[str, Path]:
     "Each module's notebook."
     return {module_of(nbformat.read(p, as_version=4).cells): p.relative_to(ROOT) for p in notebooks()}
+
+
+def how_long(place: Path) -> str:
+    "What a notebook took when it was timed, or nothing."
+    seconds = json.loads((ROOT/"paper"/"results"/"notebook_times.json").read_text())["seconds"].get(place.with_suffix("").as_posix())
+    return f"Runs in {seconds:.0f} s on one core" if seconds else ""
 
 
 def where_listed(cells: list, up: str) -> str:

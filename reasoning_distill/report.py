@@ -6,8 +6,8 @@
 __all__ = ['CONTROLS', 'PREDICTIONS', 'COLOURS', 'LINES', 'READABLE', 'read_records', 'belongs', 'flat', 'row_name', 'rows_of',
            'ways_of', 'pooled', 'benchmark_table', 'by_steps', 'by_family', 'groups_table', 'paired_table', 'pair_of',
            'readable_pairs', 'time_table', 'predictions_table', 'overview', 'readable_table', 'printed', 'write_table',
-           'loss_figure', 'needed', 'lengths_figure', 'write_figure', 'tables_of', 'in_markdown', 'keep_records',
-           'plain_record', 'kept_records', 'beside', 'report']
+           'loss_figure', 'needed', 'reasoners', 'lengths_figure', 'write_figure', 'tables_of', 'in_markdown',
+           'keep_records', 'plain_record', 'kept_records', 'beside', 'report']
 
 # %% ../nbs/62_report.ipynb #e5fc804b
 import io
@@ -301,10 +301,14 @@ def needed(metrics: dict) -> float:  # of `evaluate.summarise`
     "Mean number of steps that the problems need."
     return sum(int(k)*v["n"] for k, v in metrics["by_steps"].items())/sum(v["n"] for v in metrics["by_steps"].values())
 
+def reasoners(records: Sequence[RunRecord]) -> dict[tuple[str, str], list[RunRecord]]:  # (task, name) → records
+    "The rows of teacher and methods that write steps."
+    return {(task, name): row for (task, name), row in rows_of(records).items()
+            if name in ("teacher", *ROWS) and row[0].metrics["decoding"] in ("reason", "next_step")}
+
 def lengths_figure(records: Sequence[RunRecord]) -> Figure:
     "Steps written beyond those needed, a mark a seed, for all who write steps."
-    rows = {(task, name): row for (task, name), row in rows_of(records).items()
-            if name in ("teacher", *ROWS) and row[0].metrics["decoding"] in ("reason", "next_step")}
+    rows = reasoners(records)
     tasks = sorted({task for task, _ in rows}, key=[*TASKS].index)
     if not tasks: raise InputError("no record of anybody who writes steps: run a method with reasoning first")
     names = [*dict.fromkeys(name for _, name in rows)]
@@ -392,7 +396,8 @@ def report(
     kept = project_folder()/records_dir/"benchmark.jsonl"
     records, others = read_records(preset, runs_dir)
     records = beside(records, kept_records(kept) if kept.is_file() else [], preset)
-    tables, figures = tables_of(records), {"loss": loss_figure(records), "lengths": lengths_figure(records)}
+    tables, figures = tables_of(records), {"loss": loss_figure(records)}
+    if reasoners(records): figures["lengths"] = lengths_figure(records)
     codes = ", ".join(f"`{code}`" for code in dict.fromkeys(r.code for r in records))
     note = f"Preset `{preset}`, code {codes}, {', '.join(f'{k} {v}' for k, v in versions().items())}."
     for name, table in tables.items(): write_table(table, project_folder()/tables_dir/name, note, READABLE[name])

