@@ -147,8 +147,9 @@ def kept_inside(path: str | Path = "paper/results/inside.json") -> Inside:  # a 
     "What was found, from its record."
     place = project_folder()/path
     if not place.is_file(): raise InputError(f"{path} is missing: run nbs/experiments/compute.ipynb")
-    row = json.loads(place.read_text())
-    return from_dict(Inside, {f.name: row[f.name] for f in fields(Inside)})
+    try: row = json.loads(place.read_text())
+    except ValueError as e: raise InputError(f"{path} cannot be read ({e}): run nbs/experiments/compute.ipynb again") from e
+    return from_dict(Inside, {f.name: row[f.name] for f in fields(Inside) if f.name in row})
 
 def look_inside(
     configs: Mapping[str, Config],  # students by name; all of one task and teacher

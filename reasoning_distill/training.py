@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'FitConfig', 'History', 'plan_steps', 'learning_rate', 'pieces', 'weight_of', 'device_of_choice',
-           'lower_precision', 'optimiser_step', 'validation_loss', 'save_checkpoint', 'load_checkpoint', 'room_for',
+           'lower_precision', 'room_for', 'optimiser_step', 'validation_loss', 'save_checkpoint', 'load_checkpoint',
            'fit', 'weights_of', 'set_weights', 'Setup', 'Outcome', 'training_flops', 'chained']
 
 # %% ../nbs/40_training.ipynb #6bc514eb
@@ -134,6 +134,17 @@ def lower_precision(accelerator: Accelerator, config: FitConfig) -> torch.autoca
     return torch.autocast(accelerator.device.type, PRECISIONS[config.precision], enabled=config.precision != "no")
 
 # %% ../nbs/40_training.ipynb #3981bbdf
+@contextmanager
+def room_for(examples: Sequence[Encoded], config: FitConfig) -> Iterator[None]:
+    "Where memory runs out, say at what, and what makes it less."
+    try: yield
+    except RuntimeError as e:
+        if not isinstance(e, torch.OutOfMemoryError) and "allocate memory" not in str(e): raise
+        at_once, longest = min(config.micro_batch, len(examples)), max(map(len, examples))
+        less = f"set fit.micro_batch to {at_once//2}, which changes no gradient" if at_once > 1 else \
+            "set fit.precision to bf16, student.lora_rank to 16, or use a smaller student"
+        raise InputError(f"out of memory at {at_once} examples of up to {longest} tokens in a forward pass: {less}") from e
+
 def optimiser_step(
     student: Student,  # its model as prepared by `accelerator`
     examples: Sequence[Encoded],
@@ -146,7 +157,7 @@ def optimiser_step(
     processes, total, tokens = accelerator.num_processes, 0.0, weight_of(examples)
     share = pieces(examples, config.micro_batch, accelerator.process_index, processes)
     for i, piece in enumerate(share):
-        with accelerator.no_sync(student.model) if i + 1 < len(share) else nullcontext():
+        with room_for(examples, config), accelerator.no_sync(student.model) if i + 1 < len(share) else nullcontext():
             with lower_precision(accelerator, config): value = loss(student, piece)
             accelerator.backward(value*processes/tokens)
         total += value.item()
@@ -200,17 +211,6 @@ def load_checkpoint(folder: Path, accelerator: Accelerator) -> History:  # empty
     return from_dict(History, json.loads((saved[-1]/"history.json").read_text()))
 
 # %% ../nbs/40_training.ipynb #7c25407c
-@contextmanager
-def room_for(examples: Sequence[Encoded], config: FitConfig) -> Iterator[None]:
-    "Where memory runs out, say at what, and what makes it less."
-    try: yield
-    except RuntimeError as e:
-        if not isinstance(e, torch.OutOfMemoryError) and "allocate memory" not in str(e): raise
-        at_once, longest = min(config.micro_batch, len(examples)), max(map(len, examples))
-        less = f"set fit.micro_batch to {at_once//2}, which changes no gradient" if at_once > 1 else \
-            "set fit.precision to bf16, student.lora_rank to 16, or use a smaller student"
-        raise InputError(f"out of memory at {at_once} examples of up to {longest} tokens in a forward pass: {less}") from e
-
 def fit(
     student: Student,  # changed in place
     train: Sequence[Encoded],
@@ -240,7 +240,7 @@ def fit(
         for step, examples, rate in _steps(plan, train, history, config, accelerator):
             start = time.perf_counter()
             for group in optimizer.param_groups: group["lr"] = rate
-            with room_for(examples, config): since.append(optimiser_step(trained, examples, optimizer, accelerator, config, loss)[0])
+            since.append(optimiser_step(trained, examples, optimizer, accelerator, config, loss)[0])
             history = replace(history, step=step + 1, prompt_tokens=history.prompt_tokens + sum(e.read for e in examples),
                               completion_tokens=history.completion_tokens + sum(e.written for e in examples),
                               seconds=history.seconds + time.perf_counter() - start)

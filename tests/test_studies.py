@@ -79,7 +79,9 @@ def test_the_look_inside_follows_from_its_record(found, root):
     every = [s for samples in kept.samples.values() for s in samples]
     assert len(every) == 6 and all(len(s.tokens) == len(s.kl) and 0 <= s.wrong[0] < s.wrong[1] <= len(s.kl) for s in every)
     assert inside_figure(kept.samples).axes
-    with pytest.raises(InputError, match="nowhere.json is missing"): kept_inside("nowhere.json")
+    for text, message in (("", "cannot be read"), ("{}", "recovery"), (None, "is missing")):
+        if text is not None: (folder/"broken.json").write_text(text)
+        with pytest.raises(InputError, match=message): kept_inside(folder/("broken.json" if text is not None else "nowhere.json"))
 
 
 def test_the_look_inside_is_at_the_largest_budget_in_whatever_order(found, runs, tmp_path, monkeypatch):
