@@ -161,10 +161,10 @@ def lab(
     train: Sequence[Problem],
     test: Sequence[Problem],
     folder: str | Path,  # for checkpoints and the teacher's traces
-    tokens: int = 600_000,  # budget
+    tokens: int = 1_000_000,  # budget
     seed: int = 0,
     options: Mapping = {},  # of the method, by name
-    lr: float = 3e-3,
+    lr: float = 1.5e-3,
 ) -> RunRecord:
     "Distil once, test in the method's first way of asking, and keep the record."
     start, options = time.time(), from_dict(choose(method, METHODS, "method").config, dict(options))

@@ -47,7 +47,7 @@ class Prompter:
 # %% ../nbs/68_scale.ipynb #4574fe98
 SAMPLES, PIECE = 3, 256  # traces a question; questions asked for together
 
-def grown(count: int, seed: int = 0) -> dict:
+def grown(count: int, seed: int = 0, samples: int = SAMPLES) -> dict:
     "Seconds and peak memory of one number of questions; to be run in a process of its own."
     problems = generate(arithmetic_task(largest=50), "train", count, seed)
     own, domain, tests = {p.id: p for p in problems}, DOMAINS["math"], generate(arithmetic_task(largest=50), "test", 500, seed)
@@ -61,16 +61,16 @@ def grown(count: int, seed: int = 0) -> dict:
             with whole_file(Path(folder)/"traces.jsonl") as write:
                 for start in range(0, count, PIECE):
                     piece = problems[start:start + PIECE]
-                    requests = teacher.requests(piece, SAMPLES, 0.7, 128, seed)
+                    requests = teacher.requests(piece, samples, 0.7, 128, seed)
                     found = complete(teacher.backend, requests, store)
-                    for i, (q, r) in enumerate(zip(requests, found, strict=True)): write(as_trace(r, piece[i//SAMPLES].id, "prompter", q.sample))
+                    for i, (q, r) in enumerate(zip(requests, found, strict=True)): write(as_trace(r, piece[i//samples].id, "prompter", q.sample))
             clock.append(time.perf_counter())
         with whole_file(Path(folder)/"kept.jsonl") as write:
             for s in sieve(stream(Path(folder)/"traces.jsonl", Trace), own, Rules(), looks, Overlap(tests)):
                 account.add(s, own[s.trace.problem])
                 if not s.rule: write(s.trace)
         clock.append(time.perf_counter())
-    rows, seconds = SAMPLES*count, [b - a for a, b in zip(clock, clock[1:], strict=False)]
+    rows, seconds = samples*count, [b - a for a, b in zip(clock, clock[1:], strict=False)]
     speeds = {f"{what} a second": rows/s for what, s in zip(("stored", "found", "sifted"), seconds, strict=True)}
     return {"questions": count, "traces": rows, **speeds, "seconds": sum(seconds), "memory added, MB": _peak() - before,
             "kept": account.summary()["kept"]}

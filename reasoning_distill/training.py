@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from .core import InputError, Problem, Trace, check_range, choose, from_dict, whole_folder, write_file
 from .models.losses import Loss, lm_loss
+from .models.mapped import lengths_of
 from .models.students import Encoded, Student, forward_flops
 
 # %% ../nbs/40_training.ipynb #53eaaba7
@@ -226,7 +227,7 @@ def fit(
     "Train until the token budget is used; keep the weights with the least validation loss."
     if not train or not validation: raise InputError(f"{len(train)} training and {len(validation)} validation examples: expected some of each")
     folder, accelerator = Path(folder), device_of_choice()
-    plan = plan_steps([len(e) for e in train], config.tokens, config.batch_size, seed, stages)
+    plan = plan_steps(lengths_of(train), config.tokens, config.batch_size, seed, stages)
     marks = {round(len(plan)*(i + 1)/config.evaluations) for i in range(config.evaluations)}
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)

@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from conftest import KINDS, Scripted, right, weights
 
+from reasoning_distill import traces as traces_module
 from reasoning_distill.config import METHODS, VARIANTS, resolve
 from reasoning_distill.core import InputError, Trace, from_dict
 from reasoning_distill.evaluate import Decoding, evaluate, in_steps, summarise, voted
@@ -90,6 +91,20 @@ def test_cot_can_keep_right_answers_only(setup, problems):
     assert outcome.report["dropped"] == 60 and outcome.report["kept"] == outcome.report["examples"] == 60
     assert cot(setup(teacher=Scripted(reply)), CotConfig(samples=2)).report["kept"] == 120
     with pytest.raises(InputError, match="filter 'best' is unknown"): CotConfig(filter="best")
+
+
+@pytest.mark.parametrize("name", ["cot", "orca", "feedback", "on_policy"])
+def test_many_examples_on_disk_teach_what_they_teach_in_memory(setup, oracle, monkeypatch, tmp_path, name):
+    config, found = from_dict(METHODS[name].config, resolve(name, overrides=SMALL.get(name, {})).options), []
+    for many in (10**9, 10):
+        monkeypatch.setattr(traces_module, "MANY", many)
+        given = replace(setup("decoder", oracle()), folder=tmp_path/str(many))
+        METHODS[name].run(given, config)
+        found.append((weights(given.student), [*given.folder.rglob("examples-*")]))
+    (held, nowhere), (read, places) = found
+    assert torch.equal(held, read) and not nowhere and places
+    monkeypatch.setattr(traces_module, "mapped", lambda *_: pytest.fail("tokenised again"))
+    if name == "cot": METHODS[name].run(replace(given, student=setup("decoder").student), config)
 
 
 def test_cot_with_nothing_to_learn_from_says_so(setup):

@@ -260,9 +260,9 @@ def feedback(setup: Setup, config: FeedbackConfig) -> Outcome:
             targeted = [t for t in learnable(more.kept, student, setup.template)[0] if config.drop or t.source != "student"]
             kept, bought, cost = [*kept, *targeted], [*bought, *more.bought], [*cost, spent]
             report["rounds"].append({"failed": len(failed), "targeted": len(targeted), **more.account})
-        examples = trace_examples(student, kept, setup.train, setup.template, weights_for(kept, asking))
-        histories.append(fit(student, examples, held_out, replace(setup.fit, tokens=_share(setup, config, i)), setup.seed + i,
-                             setup.folder/"checkpoints"/f"round-{i + 1}"))
+        folder = setup.folder/"checkpoints"/f"round-{i + 1}"
+        examples = trace_examples(student, kept, setup.train, setup.template, weights_for(kept, asking), folder=folder)
+        histories.append(fit(student, examples, held_out, replace(setup.fit, tokens=_share(setup, config, i)), setup.seed + i, folder))
     read, written, seconds = (sum(part) for part in zip(*cost, strict=True))
     return Outcome(chained(histories), bought, {"examples": len(kept), **report}, sampling=forward_flops(student, read, written),
                    sampling_tokens=read + written, sampling_seconds=seconds)

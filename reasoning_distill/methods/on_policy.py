@@ -216,7 +216,7 @@ def on_policy(setup: Setup, config: OnPolicyConfig) -> Outcome:
     check_agreed(setup)
     student, teacher, spent = setup.student, setup.teacher.model, []
     given = lessons(setup, config)
-    train = trace_examples(student, given.train, setup.train, setup.template, weights_for(given.train, config))
+    train = trace_examples(student, given.train, setup.train, setup.template, weights_for(given.train, config), folder=setup.folder/"checkpoints")
     validation = trace_examples(student, given.validation, setup.validation, setup.template)
     warm = fit(student, train, validation, replace(setup.fit, tokens=round(config.warm_share*setup.fit.tokens)), setup.seed,
                setup.folder/"checkpoints"/"warm")

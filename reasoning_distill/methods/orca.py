@@ -78,7 +78,7 @@ def orca(setup: Setup, config: OrcaConfig) -> Outcome:
     stages = {"difficulty": lambda: stages_of(traces, setup.train, config.levels, config.cumulative), "shuffled": lambda: [],
               "teacher": lambda: [range(len(before.train)), range(len(before.train), len(traces))]}[config.curriculum]()
     train = trace_examples(setup.student, traces, setup.train, setup.template,
-                           [w for g in (before, given) if g for w in weights_for(g.train, config)])
+                           [w for g in (before, given) if g for w in weights_for(g.train, config)], folder=setup.folder/"checkpoints")
     validation = trace_examples(setup.student, given.validation, setup.validation, setup.template)
     history = fit(setup.student, train, validation, setup.fit, setup.seed, setup.folder/"checkpoints", stages=stages)
     account = {"examples": len(train), "stages": [len(s) for s in stages], "styles": given.account}
