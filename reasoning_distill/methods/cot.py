@@ -23,7 +23,8 @@ class CotConfig(Asking):
 def cot(setup: Setup, config: CotConfig) -> Outcome:
     "Fine-tune on the teacher's traces; its greedy traces of the validation problems choose the checkpoint."
     given = lessons(setup, config)
-    train = trace_examples(setup.student, given.train, setup.train, setup.template, weights_for(given.train, config), folder=setup.folder/"checkpoints")
+    folder, weights = setup.folder/"checkpoints", weights_for(given.train, config)
+    train = trace_examples(setup.student, given.train, setup.train, setup.template, weights, folder=folder)
     validation = trace_examples(setup.student, given.validation, setup.validation, setup.template)
-    history = fit(setup.student, train, validation, setup.fit, setup.seed, setup.folder/"checkpoints")
+    history = fit(setup.student, train, validation, setup.fit, setup.seed, folder)
     return Outcome(history, given.bought, {"examples": len(train), **given.account})
