@@ -64,7 +64,8 @@ bench: setup
 	OMP_NUM_THREADS=1 reasoning-distill notebook nbs/experiments/bench.ipynb runs/bench/bench.ipynb
 	reasoning-distill notebook nbs/experiments/verify_bench.ipynb runs/bench/verify_bench.ipynb
 	reasoning-distill notebook nbs/experiments/scale.ipynb runs/bench/scale.ipynb
-	@cat paper/tables/speed.md paper/tables/verify_speed.md paper/tables/scale.md
+	reasoning-distill notebook nbs/experiments/growth.ipynb runs/bench/growth.ipynb
+	@cat paper/tables/speed.md paper/tables/verify_speed.md paper/tables/scale.md paper/tables/growth.md
 
 # Notebooks are the source: write the package and the README from them.
 export: setup

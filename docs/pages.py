@@ -24,10 +24,10 @@ SECTIONS = {  # in reading order: caption → pages, without their ending; a fol
     "Domains and pipeline": ["nbs/domains", "nbs/59_curation", "nbs/62_pipeline"],
     "Experiments and results": [f"nbs/experiments/{name}" for name in (
         "report", "distill", "teacher", "base", "feedback", "conditions", "compute", "limits", "claims", "cost", "landscape", "calibration",
-        "bench", "verify_bench", "scale", "paper")] + ["results"],
+        "bench", "verify_bench", "scale", "growth", "paper")] + ["results"],
     "How experiments are run": ["nbs/60_config", "nbs/61_experiment", "nbs/62_workflow", "nbs/63_cli", "nbs/62_report", "nbs/64_landscape",
                                 "nbs/65_bench", "nbs/66_calibration", "nbs/67_verify_bench", "nbs/68_inside", "nbs/68_scale", "nbs/69_studies",
-                                "nbs/69_limits", "nbs/70_claims", "nbs/71_cost", "nbs/72_paper"],
+                                "nbs/69_limits", "nbs/70_claims", "nbs/71_cost", "nbs/72_paper", "nbs/74_growth"],
     "Course": ["nbs/course/course", "nbs/course/bachelor", "nbs/course/master", "nbs/course/phd", "nbs/course/report", "nbs/73_course"],
     "Reference": ["api", "changelog"],
 }
@@ -53,6 +53,7 @@ RESULTS = {  # experiment → what a cell of it says → the committed tables an
     "bench": {"bench(**": ["speed"]},
     "verify_bench": {"bench_verifiers(**": ["verify_speed"]},
     "scale": {"bench_scale(**": ["scale"]},
+    "growth": {"bench_growth(**": ["growth"], "_figure": ["growth.svg"]},
     "paper": {"": ["published"]},
 }
 ALT = {"loss": "Validation loss of every method against training tokens, a panel for each task", "compute": "Accuracy against tokens and computation",
@@ -60,6 +61,7 @@ ALT = {"loss": "Validation loss of every method against training tokens, a panel
        "feedback": "Validation loss of answers alone, chain of thought and feedback", "landscape": "Accuracy of the arms of the landscape, by task",
        "reliability": "Heatmap of how many traces with each kind of fault are called wrong, and at the right step, by task",
        "lengths": "Steps that students write, less those needed, on test problems and on harder ones, by method and task",
+       "growth": "Seconds and memory against traces and length, and the loss curves of one process and of two",
        "inside": "Wrong samples of two students, each token coloured by its divergence from the teacher",
        "limits": "Accuracy by number of steps, facts recalled by size, accuracy by length of the question"}
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'T5', 'VARIANTS', 'ROWS', 'CORPORA', 'FROM_BASE', 'GENERATED', 'SMOKE', 'QUICK', 'OWN', 'GSM8K', 'PUBLIC',
-           'SMALL', 'LARGE', 'TESTED', 'PRESETS', 'Method', 'row', 'TeacherConfig', 'BaseConfig', 'Config', 'override',
-           'read_overrides', 'nearest', 'with_assistant', 'resolve', 'teacher_config', 'styles_config',
+           'SMALL', 'LARGE', 'TESTED', 'GPU', 'PRESETS', 'Method', 'row', 'TeacherConfig', 'BaseConfig', 'Config',
+           'override', 'read_overrides', 'nearest', 'with_assistant', 'resolve', 'teacher_config', 'styles_config',
            'assistant_config', 'base_config', 'resolve_teacher', 'resolve_base', 'parameters', 'seeds_in']
 
 # %% ../nbs/60_config.ipynb #f3aee861
@@ -201,6 +201,13 @@ SMALL = {"task.train": 1000, "task.validation": 100, "task.test": 200, "student.
          "fit.tokens": 300_000, "max_new_tokens": 192}
 LARGE = {"task.train": 8000, "student.layers": 6, "fit.tokens": 20_000_000}
 TESTED = {"gsm8k": 1319, "math": 5000, "arc": 1172, "arc_easy": 2376, "strategyqa": 687}  # all there are, on the hub
+GPU = {"task.steps": (2, 3, 4, 5, 6, 7, 8), "task.base": 100_000, "task.teacher": 60_000, "task.train": 20_000, "task.test": 2000,
+       "task.hard": 500, "task.shift": 500,
+       "base.fit.tokens": 20_000_000, "teacher.fit.tokens": 40_000_000, "teacher.styles.tokens": 10_000_000, "assistant.fit.tokens": 10_000_000,
+       "fit.tokens": 20_000_000, "max_new_tokens": 256,
+       "student.width": 160, "student.layers": 4, "student.heads": 5, "teacher.model.width": 320, "teacher.model.layers": 9, "teacher.model.heads": 5,
+       **{f"{who}.{name}": value for who in ("base.fit", "teacher.fit", "fit") for name, value in
+          {"precision": "bf16", "compiled": True, "batch_size": 32, "lr": 1e-3}.items()}}
 def with_assistant(settings: dict) -> dict:
     "An assistant as the teacher, but for what is set for it."
     return {**{f"assistant.{k.partition('.')[2]}": v for k, v in settings.items() if k.startswith("teacher.")}, **settings}
@@ -213,6 +220,7 @@ PRESETS = {
     "full": {"seeds": (0, 1, 2), **{task: with_assistant({**FROM_BASE, **QUICK, **own, **OWN.get(task, {})}) for task, own in GENERATED.items()},
              **{task: {**own, **LARGE, "task.test": TESTED[task]} for task, own in PUBLIC.items()}},
 }
+PRESETS["large"] = {**PRESETS["full"], "seeds": (0, 1, 2, 3, 4), "arithmetic": with_assistant({**FROM_BASE, **GENERATED["arithmetic"], **GPU})}
 
 # %% ../nbs/60_config.ipynb #834bc717
 def resolve(

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['PACKAGE', 'STARTS', 'code_hash', 'needs_of', 'code_of', 'versions', 'project_folder', 'revision', 'hardware',
            'checkpoint_hash', 'run_key', 'parts_used', 'shared_tokenizer', 'template_for', 'placed', 'open_teacher',
-           'open_student', 'run_folder', 'check_possible', 'distill', 'distill_all', 'read_record']
+           'open_student', 'run_folder', 'check_possible', 'distill', 'distill_all', 'read_record', 'plain_record']
 
 # %% ../nbs/61_experiment.ipynb #36805e77
 import ast
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -74,9 +75,9 @@ def code_of(config: Config) -> str:  # 12 hexadecimal digits
 
 # %% ../nbs/61_experiment.ipynb #73ea06d7
 def versions() -> dict[str, str]:
-    "Python and the libraries that results depend on."
+    "Python and the libraries that results depend on, those that are there."
     names = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)}}
 
 # %% ../nbs/61_experiment.ipynb #1484718d
 def project_folder() -> Path:
@@ -335,3 +336,8 @@ def read_record(path: str | Path) -> RunRecord:
     "The record in a file."
     try: return from_dict(RunRecord, json.loads(Path(path).read_text()))
     except (OSError, ValueError) as e: raise InputError(f"record {path} cannot be read ({e}): remove it and run the experiment again") from e
+
+def plain_record(record: RunRecord) -> dict:
+    "A record without paths of the machine that it was made on."
+    found = to_dict(record)
+    return {**found, "config": {**found["config"], "runs_dir": Path(record.config["runs_dir"]).name}}

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 
 from .config import Config, base_config, read_overrides, resolve, teacher_config
 from .core import InputError, RunRecord, choose, from_dict, read_jsonl, to_dict, write_jsonl
-from .experiment import distill, distill_all, open_teacher, project_folder
-from .report import plain_record, write_figure, write_table
+from .experiment import distill, distill_all, open_teacher, plain_record, project_folder
+from .report import write_figure, write_table
 from .stats import seed_interval
 from .tasks.corrupt import KINDS, fault
 from .tasks.splits import GENERATORS, load_task

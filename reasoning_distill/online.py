@@ -23,6 +23,7 @@ from reasoning_distill.training import (
                                          FitConfig,
                                          History,
                                          device_of_choice,
+                                         for_steps,
                                          learning_rate,
                                          load_checkpoint,
                                          optimiser_step,
@@ -76,6 +77,7 @@ def fit_online(
         optimizer = torch.optim.AdamW(weights, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
         model, optimizer = accelerator.prepare(student.model, optimizer)
         trained, history = replace(student, model=model), load_checkpoint(folder, accelerator)
+        stepping = for_steps(trained, config)
         history = replace(history, starts=[*history.starts, history.step])
         bar = tqdm(total=config.tokens, desc="training online", initial=history.tokens, mininterval=2, unit="token")
         notes, since, norms = [], [], []
@@ -88,7 +90,7 @@ def fit_online(
             for start in range((history.step % refresh)*size, len(examples), size):
                 clock, batch = time.perf_counter(), examples[start:start + size]
                 for group in optimizer.param_groups: group["lr"] = learning_rate(round(1000*history.tokens/config.tokens), 1000, config)
-                value, norm = optimiser_step(trained, batch, optimizer, accelerator, config, loss)
+                value, norm = optimiser_step(stepping, batch, optimizer, accelerator, config, loss)
                 since.append(value)
                 norms.append(norm)
                 before, history = history, replace(history, step=history.step + 1, prompt_tokens=history.prompt_tokens + sum(e.read for e in batch),

@@ -7,7 +7,7 @@ __all__ = ['CONTROLS', 'PREDICTIONS', 'COLOURS', 'LINES', 'READABLE', 'read_reco
            'ways_of', 'pooled', 'benchmark_table', 'by_steps', 'by_family', 'groups_table', 'paired_table', 'pair_of',
            'readable_pairs', 'time_table', 'predictions_table', 'overview', 'readable_table', 'printed', 'write_table',
            'loss_figure', 'needed', 'reasoners', 'lengths_figure', 'write_figure', 'tables_of', 'in_markdown',
-           'keep_records', 'plain_record', 'kept_records', 'beside', 'report']
+           'keep_records', 'kept_records', 'beside', 'report']
 
 # %% ../nbs/62_report.ipynb #e5fc804b
 import io
@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 
 from .config import METHODS, PRESETS, ROWS, VARIANTS, Config, base_config, resolve, styles_config, teacher_config
 from .core import InputError, RunRecord, choose, from_dict, read_jsonl, to_dict, write_file, write_jsonl
-from .experiment import code_of, project_folder, read_record, versions
+from .experiment import code_of, plain_record, project_folder, read_record, versions
 from .stats import bootstrap, holm, mcnemar, seed_interval, wilson
 from .tasks.splits import TASKS
 
@@ -361,11 +361,6 @@ def in_markdown(tables: dict[str, pd.DataFrame]) -> dict[str, str]:  # by name
 def keep_records(records: Sequence[RunRecord], path: str | Path) -> Path:  # the path written
     "Write records so that tables can be made where the runs are not."
     return write_jsonl(path, map(plain_record, records))
-
-def plain_record(record: RunRecord) -> dict:
-    "A record without paths of the machine that it was made on."
-    found = to_dict(record)
-    return {**found, "config": {**found["config"], "runs_dir": Path(record.config["runs_dir"]).name}}
 
 def kept_records(path: str | Path = "paper/results/benchmark.jsonl") -> list[RunRecord]:  # a relative path counts from the project's folder
     "The records in a file."

@@ -22,9 +22,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from .config import Config, read_overrides, resolve, row, seeds_in, teacher_config
 from .core import InputError, RunRecord, choose, from_dict, read_jsonl, to_dict, write_jsonl
-from .experiment import distill, distill_all, project_folder
+from .experiment import distill, distill_all, plain_record, project_folder
 from .inside import inside_figure, keep_inside, look_inside
-from .report import COLOURS, loss_figure, pair_of, plain_record, pooled, printed, write_figure, write_table
+from .report import COLOURS, loss_figure, pair_of, pooled, printed, write_figure, write_table
 from .stats import seed_interval
 
 # %% ../nbs/69_studies.ipynb #00596e04

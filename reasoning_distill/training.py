@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'FitConfig', 'History', 'plan_steps', 'learning_rate', 'pieces', 'weight_of', 'device_of_choice',
-           'lower_precision', 'room_for', 'optimiser_step', 'validation_loss', 'save_checkpoint', 'load_checkpoint',
-           'fit', 'weights_of', 'set_weights', 'Setup', 'Outcome', 'training_flops', 'chained']
+           'lower_precision', 'for_steps', 'room_for', 'optimiser_step', 'validation_loss', 'save_checkpoint',
+           'load_checkpoint', 'fit', 'weights_of', 'set_weights', 'Setup', 'Outcome', 'training_flops', 'chained']
 
 # %% ../nbs/40_training.ipynb #6bc514eb
 import json
@@ -45,6 +45,7 @@ class FitConfig:
     clip: float = 1.0  # largest norm of the gradient
     evaluations: int = 10  # validation losses (and checkpoints) in a run, evenly spaced
     precision: str = "no"  # 'no' (float32) or 'bf16' (matrix products in bfloat16, weights and losses in float32)
+    compiled: bool = False  # translate the model's forward and backward pass in training into few kernels: a minute once, for long runs on a GPU
 
     def __post_init__(self):
         check_range(self, 1, None, "tokens", "batch_size", "micro_batch", "evaluations")
@@ -135,6 +136,13 @@ def lower_precision(accelerator: Accelerator, config: FitConfig) -> torch.autoca
     return torch.autocast(accelerator.device.type, PRECISIONS[config.precision], enabled=config.precision != "no")
 
 # %% ../nbs/40_training.ipynb #3981bbdf
+def for_steps(
+    trained: Student,  # its model as prepared by the accelerator
+    config: FitConfig,
+) -> Student:  # with the same weights
+    "What is trained, compiled where that is asked for; whatever else is done with the student goes its ordinary way."
+    return replace(trained, model=torch.compile(trained.model, dynamic=True)) if config.compiled else trained
+
 @contextmanager
 def room_for(examples: Sequence[Encoded], config: FitConfig) -> Iterator[None]:
     "Where memory runs out, say at what, and what makes it less."
@@ -235,13 +243,14 @@ def fit(
         optimizer = torch.optim.AdamW(weights, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
         model, optimizer = accelerator.prepare(student.model, optimizer)
         trained, history = replace(student, model=model), load_checkpoint(folder, accelerator)
+        stepping = for_steps(trained, config)
         history = replace(history, starts=[*history.starts, history.step])
         model.train()
         since = []  # losses of the steps since the last evaluation
         for step, examples, rate in _steps(plan, train, history, config, accelerator):
             start = time.perf_counter()
             for group in optimizer.param_groups: group["lr"] = rate
-            since.append(optimiser_step(trained, examples, optimizer, accelerator, config, loss)[0])
+            since.append(optimiser_step(stepping, examples, optimizer, accelerator, config, loss)[0])
             history = replace(history, step=step + 1, prompt_tokens=history.prompt_tokens + sum(e.read for e in examples),
                               completion_tokens=history.completion_tokens + sum(e.written for e in examples),
                               seconds=history.seconds + time.perf_counter() - start)

@@ -68,10 +68,11 @@ def test_without_solutions_every_check_fails(stripped, tmp_path, track):
     assert all(checks) and not any(failed[:4]), "what comes before the first task runs"
 
 
-def test_the_report_says_what_is_missing(root, tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError, match="nowhere.jsonl is missing: run nbs/course/phd.ipynb first"):
+@pytest.mark.parametrize("given, named", [({"records": "nowhere.jsonl"}, "nowhere.jsonl"), ({}, "runs/course/phd.jsonl")])
+def test_the_report_says_what_is_missing(root, tmp_path, given, named):
+    with pytest.raises(papermill.PapermillExecutionError, match=f"{named} is missing: run nbs/course/phd.ipynb first"):
         papermill.execute_notebook(root/"nbs"/"course"/"report.ipynb", tmp_path/"out.ipynb", progress_bar=False, cwd=str(tmp_path),
-                                   parameters={"track": "phd", "records": str(tmp_path/"nowhere.jsonl")})
+                                   parameters={"track": "phd", **given})
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test", "teacher"])

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import KINDS
+from conftest import KINDS, weights
 
 from reasoning_distill.core import InputError
 from reasoning_distill.models.losses import lm_loss
@@ -173,3 +173,14 @@ def test_two_processes_train_as_one(tmp_path, kind):
                                    dict(warmup=2.0), dict(precision="fp8"), dict(evaluations=0)])
 def test_a_setting_out_of_range_is_named(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))): FitConfig(**wrong)
+
+
+def test_compiled_training_is_the_same_training(make, examples, tmp_path):
+    found = []
+    for compiled in (False, True):
+        student = make("decoder")
+        history = fit(student, examples, examples, FitConfig(tokens=3000, batch_size=4, evaluations=3, compiled=compiled), 0, tmp_path/str(compiled))
+        found.append(([p["validation"] for p in history.curve], weights(student), [*student.model.state_dict()]))
+    (plain, ours, names), (quick, theirs, others) = found
+    assert quick == pytest.approx(plain, rel=1e-3) and torch.allclose(ours, theirs, atol=2e-3) and names == others
+    assert not torch.equal(ours, theirs), "other kernels round otherwise"

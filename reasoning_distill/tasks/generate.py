@@ -42,7 +42,7 @@ class Generator:
     write: Callable[[Plan, random.Random, str], Problem]  # (plan, rng, split) → problem without id
     easy: Callable[[random.Random], Problem]  # easy material for pretraining, without id; its graph may be empty where it holds facts only
     steps: tuple[int, ...]  # numbers of steps of ordinary problems
-    hard: tuple[int, ...]  # numbers of steps in the split `hard`
+    hard: tuple[int, ...]  # numbers of steps in the split `hard`; where others are asked for that reach into these, the two beyond
     families: tuple[str, ...]  # rare in a teacher's corpus, common elsewhere
     unseen: tuple[str, ...] = ()  # further families, of the split `shift` alone
 
@@ -59,10 +59,13 @@ def generate(
     choose(split, SHARES, "split")
     rng = random.Random(f"{task.name}/{split}/{seed}")
     if split == "base": return [named(_easy(task, rng), f"{task.name}/base/{seed}/{i}") for i in range(count)]
-    known, seen = task.hard if split == "hard" else steps or task.steps, set()
+    known, seen = _hard(task, steps) if split == "hard" else steps or task.steps, set()
     if min(known) < 1: raise InputError(f"steps {known} cannot be drawn: expected numbers from 1")
     return [named(_next(task, split, wanted, _family(task, split, share, rng), rng, seen), f"{task.name}/{split}/{seed}/{i}")
             for i, wanted in enumerate(schedule(count, known))]
+
+def _hard(task: Generator, steps: tuple[int, ...]) -> tuple[int, ...]:  # more steps than are trained on, whatever that is
+    return task.hard if max(steps, default=0) < min(task.hard) else (max(steps) + 1, max(steps) + 2)
 
 def _easy(task: Generator, rng: random.Random) -> Problem:
     while True:
