@@ -255,6 +255,7 @@ def _distill(config: Config, splits: Splits, folder: Path) -> None:
     found = _test(student, options.decodings, splits, template, config)
     clock.append(time.perf_counter())
     student.save(folder/"student")
+    student.save_adapters(folder/"adapters")
     for i, (name, predictions) in enumerate(found.items()): write_jsonl(folder/f"predictions{f'-{name}'*bool(i)}.jsonl", predictions)
     seconds = {"training": outcome.history.seconds, "evaluation": clock[2] - clock[1], "teacher": sum(t.seconds for t in outcome.traces),
                "own sampling": outcome.sampling_seconds, "last start": clock[2] - clock[0]}

@@ -27,6 +27,7 @@ from reasoning_distill.training import (
                                          learning_rate,
                                          load_checkpoint,
                                          optimiser_step,
+                                         recomputing,
                                          save_checkpoint,
                                          set_weights,
                                          validation_loss,
@@ -71,7 +72,7 @@ def fit_online(
     "Train on what `draw` makes until the token budget is used; keep the best weights."
     if not validation: raise InputError("0 validation examples: expected some")
     folder, accelerator = Path(folder), device_of_choice()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with recomputing(student.model, config), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         weights = [p for p in student.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(weights, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)

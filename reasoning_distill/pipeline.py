@@ -437,6 +437,7 @@ def train(config: PipelineConfig, material: Material, live, folder: Path) -> dic
     steps = [_level(config, student, stand_in, level, held, template, taught, folder/"training"/f"level-{i}", i)
              for i, level in enumerate(curriculum(lessons, taught, config.levels), 1)]
     student.save(folder/"student")
+    student.save_adapters(folder/"adapters")
     return {"levels": steps, "template": template, "tokens": sum(s["tokens"] for s in steps), "questions": len(lessons), "traces": len(taught),
             "parameters": sum(p.numel() for p in student.model.parameters())}
 

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'FitConfig', 'History', 'plan_steps', 'learning_rate', 'pieces', 'weight_of', 'device_of_choice',
-           'lower_precision', 'for_steps', 'room_for', 'optimiser_step', 'validation_loss', 'save_checkpoint',
-           'load_checkpoint', 'fit', 'weights_of', 'set_weights', 'Setup', 'Outcome', 'training_flops', 'chained']
+           'lower_precision', 'for_steps', 'recomputing', 'room_for', 'optimiser_step', 'validation_loss',
+           'save_checkpoint', 'load_checkpoint', 'fit', 'weights_of', 'set_weights', 'Setup', 'Outcome',
+           'training_flops', 'chained']
 
 # %% ../nbs/40_training.ipynb #6bc514eb
 import json
@@ -45,6 +46,7 @@ class FitConfig:
     clip: float = 1.0  # largest norm of the gradient
     evaluations: int = 10  # validation losses (and checkpoints) in a run, evenly spaced
     precision: str = "no"  # 'no' (float32) or 'bf16' (matrix products in bfloat16, weights and losses in float32)
+    recompute: bool = False  # keep few activations and compute the others again on the way back: less memory, about a third more work
     compiled: bool = False  # translate the model's forward and backward pass in training into few kernels: a minute once, for long runs on a GPU
 
     def __post_init__(self):
@@ -144,6 +146,19 @@ def for_steps(
     return replace(trained, model=torch.compile(trained.model, dynamic=True)) if config.compiled else trained
 
 @contextmanager
+def recomputing(
+    model: torch.nn.Module,  # before the accelerator has it
+    config: FitConfig,
+) -> Iterator[None]:
+    "Within this context the model keeps its layers' inputs alone, where that is asked for (Chen et al. 2016)."
+    if not config.recompute:
+        yield
+        return
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    try: yield
+    finally: model.activation_checkpointing_disable()
+
+@contextmanager
 def room_for(examples: Sequence[Encoded], config: FitConfig) -> Iterator[None]:
     "Where memory runs out, say at what, and what makes it less."
     try: yield
@@ -151,7 +166,7 @@ def room_for(examples: Sequence[Encoded], config: FitConfig) -> Iterator[None]:
         if not isinstance(e, torch.OutOfMemoryError) and "allocate memory" not in str(e): raise
         at_once, longest = min(config.micro_batch, len(examples)), max(map(len, examples))
         less = f"set fit.micro_batch to {at_once//2}, which changes no gradient" if at_once > 1 else \
-            "set fit.precision to bf16, student.lora_rank to 16, or use a smaller student"
+            "set fit.recompute to true, fit.precision to bf16, student.lora_rank to 16, or use a smaller student"
         raise InputError(f"out of memory at {at_once} examples of up to {longest} tokens in a forward pass: {less}") from e
 
 def optimiser_step(
@@ -237,7 +252,7 @@ def fit(
     folder, accelerator = Path(folder), device_of_choice()
     plan = plan_steps(lengths_of(train), config.tokens, config.batch_size, seed, stages)
     marks = {round(len(plan)*(i + 1)/config.evaluations) for i in range(config.evaluations)}
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with recomputing(student.model, config), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         weights = [p for p in student.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(weights, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)

@@ -1,9 +1,14 @@
+import os
 import subprocess
 import sys
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 import torch
 from conftest import KINDS
+from peft import PeftModel
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, T5Tokenizer
 
@@ -20,7 +25,7 @@ from reasoning_distill.models.students import (
     train_tokenizer,
     with_lora,
 )
-from reasoning_distill.training import FitConfig, fit
+from reasoning_distill.training import FitConfig, fit, recomputing
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -216,3 +221,75 @@ def test_flops_of_an_encoder_decoder_count_the_encoder_on_the_prompt_alone(make)
     student = make("encoder-decoder")
     assert forward_flops(student, 10, 0) + forward_flops(student, 0, 7) == forward_flops(student, 10, 7)
     assert forward_flops(student, 0, 7) > forward_flops(student, 7, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_saved_apart_make_the_same_model(make, tmp_path, kind):
+    student = with_lora(make(kind), 4, seed=0)
+    with torch.no_grad():
+        for p in student.model.parameters():
+            if p.requires_grad: p.add_(0.05*torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    assert make(kind).save_adapters(tmp_path/"none") is None and not (tmp_path/"none").exists()
+    place, base = student.save_adapters(tmp_path/"adapters"), make(kind)
+    merged = from_checkpoint(str(student.save(tmp_path/"student")))
+    apart = replace(base, model=PeftModel.from_pretrained(base.model, place).eval())
+    batch = student.batch(student.encode(["Ann has", "3 +"], [" 7 eggs.", " 4"]))
+    with torch.no_grad(): ours, whole, plain = (s.logprobs(batch) for s in (apart, merged, make(kind)))
+    assert torch.allclose(ours, whole, atol=1e-4) and not torch.allclose(ours, plain, atol=1e-2)
+    assert sum(p.stat().st_size for p in place.iterdir()) < sum(p.stat().st_size for p in (tmp_path/"student").iterdir())
+
+
+@pytest.mark.parametrize("kind, rank", [*((k, 0) for k in KINDS), ("decoder", 4)])
+def test_recomputed_activations_give_the_same_gradient_in_less_memory(make, kind, rank):
+    def build():
+        student = make(kind, layers=6)
+        return with_lora(student, rank, seed=0) if rank else student
+    found = {}
+    for recompute in (False, True):
+        student, held = build(), set()
+        examples = student.encode(["Ann has"]*6, [f" {i} eggs, and {i} more." for i in range(6)])
+        def pack(x, held=held):
+            held.add((x.untyped_storage().data_ptr(), x.untyped_storage().nbytes()))
+            return x
+        with recomputing(student.model, FitConfig(recompute=recompute)):
+            student.model.train()
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x): loss = lm_loss(student, examples)
+            own = {p.untyped_storage().data_ptr() for p in student.model.parameters()}
+            loss.backward()
+        assert not student.model.is_activation_checkpointing
+        found[recompute] = ([p.grad for p in student.model.parameters() if p.requires_grad], sum(size for at, size in held if at not in own))
+    (plain, much), (again, little) = found[False], found[True]
+    assert all(torch.allclose(a, b, atol=1e-5, rtol=1e-3) for a, b in zip(plain, again, strict=True)) and len(plain) == len(again) > 10
+    assert little < much/3
+
+
+HUB = {"gated": (403, "GatedRepo", "ask for access on the model's page"), "missing": (404, "RepoNotFound", "check the name, and log in")}
+
+
+class Hub(BaseHTTPRequestHandler):
+    "Answers as the hub does for a model that may not be read."
+    def do_GET(self):
+        status, code, _ = HUB[self.path.split("/")[2]] if self.path.startswith("/own/") else HUB["missing"]
+        self.send_response(status)
+        for name, value in (("X-Error-Code", code), ("X-Error-Message", "no"), ("Content-Length", "0")): self.send_header(name, value)
+        self.end_headers()
+
+    do_HEAD = do_GET
+    def log_message(self, *_): "Silence."
+
+
+def test_what_the_hub_refuses_is_told_with_a_way_out(tmp_path):
+    code = "\n".join(["import sys", "from reasoning_distill.core import InputError", "from reasoning_distill.models.students import from_checkpoint",
+                      "for name in sys.argv[1:]:", "    try: from_checkpoint(name)", "    except InputError as e: print(e)"])
+    def said(names, **environment):
+        done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=200,
+                              env={**os.environ, "HF_HOME": str(tmp_path), **environment})
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        lines = said([f"own/{name}" for name in HUB], HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    for line, (name, (_, _, advice)) in zip(lines, HUB.items(), strict=True): assert line.startswith(f"checkpoint own/{name} ") and advice in line
+    [line] = said(["own/any"], HF_HUB_OFFLINE="1")
+    assert "call 'hf download NAME --local-dir FOLDER', and name that folder" in line
