@@ -22,6 +22,7 @@ from ..models.sampling import sample
 from ..models.students import Encoded, Student, check_same_vocabulary, forward_flops
 from ..online import fit_online
 from ..teachers.local import LocalTeacher
+from ..teachers.served import Engine, sample_there
 from ..templates import prompt_for
 from ..traces import Asking, lessons, trace_examples, weights_for
 from ..training import Outcome, Setup, chained, fit
@@ -44,6 +45,7 @@ class OnPolicyConfig(Asking):
     lr: float = 0.3  # learning rate after the warm start, as a multiple of fit.lr
     warm_share: float = 0.4  # of the token budget, for the warm start on the teacher's traces
     collapse: float = 0.02  # stop when the student's entropy falls below this share of the teacher's
+    server: str = ""  # address of an engine that writes the student's samples, such as http://127.0.0.1:8000/v1; empty: they are written here
     needs = ("teacher", "scores")
     decodings = {"reason": Decoding("reason")}
 
@@ -142,7 +144,8 @@ def written_by(
     each = [(epoch, p, j) for epoch, p in asked for j in range(tries)]
     prompts = [prompt_for(p, "reason", setup.template, student.tokenizer) for _, p, _ in each]
     theirs = [prompt_for(p, "reason", setup.teacher.template, setup.teacher.model.tokenizer) for _, p, _ in each]
-    replies = sample(student, prompts, [f"{epoch}/{p.id}/{j}" for epoch, p, j in each], 1.0, config.longest, setup.seed)
+    how = prompts, [f"{epoch}/{p.id}/{j}" for epoch, p, j in each], 1.0, config.longest, setup.seed
+    replies = sample_there(Engine(config.server, setup.folder/"served"), student, *how) if config.server else sample(student, *how)
     right = [check_answer(r.text, p.answer).right and not r.truncated for r, (_, p, _) in zip(replies, each, strict=True)]
     means = [sum(right[i:i + tries])/tries for i in range(0, len(right), tries) for _ in range(tries)]
     encoded = zip(student.encode_prompts(prompts), setup.teacher.model.encode_prompts(theirs), replies, right, means, strict=True)

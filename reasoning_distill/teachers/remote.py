@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HOSTS', 'KEYS', 'LONGEST_PAUSE', 'UNITS', 'LIMITS', 'DATED', 'FIRST_WAIT', 'LONGEST_WAIT', 'RemoteConfig', 'key_for',
            'redacted', 'seconds_until', 'Stopped', 'Line', 'same_model', 'Unusable', 'openai_body', 'read_openai',
-           'anthropic_body', 'read_anthropic', 'OpenAIBackend', 'AnthropicBackend', 'remote_backend']
+           'anthropic_body', 'read_anthropic', 'client_library', 'OpenAIBackend', 'AnthropicBackend', 'remote_backend']
 
 # %% ../../nbs/teachers/46_remote.ipynb #73eef9c8
 import json
@@ -211,14 +211,14 @@ def read_anthropic(body, request: Request) -> Reply:  # raises Unusable
     return Reply(_text(text, cut, request.max_new_tokens), read, _count(body, "usage", "output_tokens"), cut)
 
 # %% ../../nbs/teachers/46_remote.ipynb #d5f4c9d0
-def _library(kind: str):  # the module; raises InputError if it is not installed
+def client_library(kind: str):  # the module; raises InputError if it is not installed
     "The maker's library, imported when it is needed."
     try: return import_module(kind)
     except ImportError as e: raise InputError(f"the library {kind!r} is not installed: pip install 'reasoning_distill[teachers]'") from e
 
 def _client(config: RemoteConfig, line: Line):
     "The library's client, with hooks around each attempt."
-    library, key = _library(config.kind), key_for(config)
+    library, key = client_library(config.kind), key_for(config)
     http = library.DefaultHttpxClient(event_hooks={"request": [line.before], "response": [line.after]}, follow_redirects=False)
     settings = dict(api_key=key, base_url=config.place, timeout=config.timeout, max_retries=config.retries, http_client=http)
     if config.kind == "openai": return library.OpenAI(**settings)
@@ -278,7 +278,7 @@ class _Remote:
                 sent += 1 + raw.retries_taken
                 reply = self._read(raw.http_response.text, request)
                 return replace(reply, seconds=time.perf_counter() - clock, lost=self.line.billed - 1)
-            except _library(self.config.kind).APIError as e: return self._unanswered(self._why(e))
+            except client_library(self.config.kind).APIError as e: return self._unanswered(self._why(e))
             except Unusable as e:
                 if not e.again: return self._unanswered(str(e))
                 if sent >= self.attempts: return self._unanswered(f"{e}, {sent} times")
@@ -298,7 +298,7 @@ class _Remote:
 
     def _why(self, error: Exception) -> str:
         "What the server or the network said."
-        library, tried = _library(self.config.kind), f" after {self.attempts} attempts"
+        library, tried = client_library(self.config.kind), f" after {self.attempts} attempts"
         if isinstance(error, library.APIStatusError):
             body, wrapped = error.body, _take(error.body, "error")
             said = _take(wrapped, "message") or _take(body, "message") or (wrapped if isinstance(wrapped, str) else None) or error.response.text
