@@ -27,6 +27,7 @@ from reasoning_distill.training import (
                                          learning_rate,
                                          load_checkpoint,
                                          optimiser_step,
+                                         prepared,
                                          recomputing,
                                          save_checkpoint,
                                          set_weights,
@@ -71,12 +72,11 @@ def fit_online(
 ) -> History:  # `student` then has the weights of `best_step`, and `best_loss` is that number
     "Train on what `draw` makes until the token budget is used; keep the best weights."
     if not validation: raise InputError("0 validation examples: expected some")
+    if config.sharded: raise InputError("own samples are drawn by a process that has all weights: leave fit.sharded off for them")
     folder, accelerator = Path(folder), device_of_choice()
     with recomputing(student.model, config), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        weights = [p for p in student.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(weights, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
-        model, optimizer = accelerator.prepare(student.model, optimizer)
+        model, optimizer = prepared(student, config, accelerator)
         trained, history = replace(student, model=model), load_checkpoint(folder, accelerator)
         stepping = for_steps(trained, config)
         history = replace(history, starts=[*history.starts, history.step])

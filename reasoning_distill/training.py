@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'FitConfig', 'History', 'plan_steps', 'learning_rate', 'pieces', 'weight_of', 'device_of_choice',
-           'lower_precision', 'for_steps', 'recomputing', 'room_for', 'optimiser_step', 'validation_loss',
+           'lower_precision', 'prepared', 'for_steps', 'recomputing', 'room_for', 'optimiser_step', 'validation_loss',
            'save_checkpoint', 'load_checkpoint', 'fit', 'weights_of', 'set_weights', 'Setup', 'Outcome',
            'training_flops', 'chained']
 
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -28,6 +29,7 @@ from .core import InputError, Problem, Trace, check_range, choose, from_dict, wh
 from .models.losses import Loss, lm_loss
 from .models.mapped import lengths_of
 from .models.students import Encoded, Student, forward_flops
+from .sharded import load_parts, save_parts, shared_out, whole
 
 # %% ../nbs/40_training.ipynb #53eaaba7
 PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16}  # no float16: T5 overflows in it
@@ -46,6 +48,7 @@ class FitConfig:
     clip: float = 1.0  # largest norm of the gradient
     evaluations: int = 10  # validation losses (and checkpoints) in a run, evenly spaced
     precision: str = "no"  # 'no' (float32) or 'bf16' (matrix products in bfloat16, weights and losses in float32)
+    sharded: bool = False  # each of several processes holds its part of the weights, not all of them
     recompute: bool = False  # keep few activations and compute the others again on the way back: less memory, about a third more work
     compiled: bool = False  # translate the model's forward and backward pass in training into few kernels: a minute once, for long runs on a GPU
 
@@ -57,6 +60,7 @@ class FitConfig:
         if not all(0 <= b < 1 for b in self.betas):
             raise InputError(f"betas = {self.betas} are out of range: expected two numbers from 0 to below 1")
         choose(self.precision, PRECISIONS, "precision")
+        if self.sharded and self.compiled: raise InputError("sharded and compiled do not go together here: leave one of them off")
 
 # %% ../nbs/40_training.ipynb #92fe4cbe
 @dataclass(frozen=True)
@@ -138,6 +142,20 @@ def lower_precision(accelerator: Accelerator, config: FitConfig) -> torch.autoca
     return torch.autocast(accelerator.device.type, PRECISIONS[config.precision], enabled=config.precision != "no")
 
 # %% ../nbs/40_training.ipynb #3981bbdf
+def prepared(
+    student: Student,
+    config: FitConfig,
+    accelerator: Accelerator,
+) -> tuple[torch.nn.Module, torch.optim.Optimizer]:  # the student's own model, or where weights are shared out a copy of it
+    "Model and optimiser as they are trained."
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise InputError(f"this loop does not run under accelerate's {accelerator.distributed_type.value}: start it with torchrun, and set "
+                         "fit.sharded to true where a model is too large for one device")
+    model = shared_out(student.model, accelerator) if config.sharded else student.model
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
+    return (model, optimizer) if config.sharded else accelerator.prepare(model, optimizer)
+
 def for_steps(
     trained: Student,  # its model as prepared by the accelerator
     config: FitConfig,
@@ -185,7 +203,7 @@ def optimiser_step(
             with lower_precision(accelerator, config): value = loss(student, piece)
             accelerator.backward(value*processes/tokens)
         total += value.item()
-    norm = float(accelerator.clip_grad_norm_(student.model.parameters(), config.clip))
+    norm = float(whole(accelerator.clip_grad_norm_(student.model.parameters(), config.clip)))
     if not math.isfinite(total) or not math.isfinite(norm):
         raise InputError(f"the loss became {total} (gradient norm {norm}): use a lower lr than {config.lr:g}, or precision 'no'")
     optimizer.step()
@@ -209,13 +227,19 @@ def validation_loss(
     return accelerator.reduce(total, "sum").item()/weight_of(examples)
 
 # %% ../nbs/40_training.ipynb #5f08001c
-def save_checkpoint(folder: Path, accelerator: Accelerator, history: History) -> None:
+def save_checkpoint(
+    folder: Path,
+    accelerator: Accelerator,
+    history: History,
+    shares: tuple = (),  # model and optimiser where they are shared out: the accelerator does not know them
+) -> None:
     "Write everything that is needed to go on, then drop older checkpoints."
     accelerator.wait_for_everyone()
     name = f"step-{history.step:08d}"
     alone = accelerator.num_processes == 1
     if not alone:
         accelerator.save_state(str(folder/f"{name}-parts"), safe_serialization=False)  # each process adds its random state
+        if shares: save_parts(folder/f"{name}-parts"/"shares", *shares)
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         with whole_folder(folder/name) as scratch:
@@ -227,11 +251,12 @@ def save_checkpoint(folder: Path, accelerator: Accelerator, history: History) ->
     accelerator.wait_for_everyone()
 
 # %% ../nbs/40_training.ipynb #cd166485
-def load_checkpoint(folder: Path, accelerator: Accelerator) -> History:  # empty when there is no checkpoint
+def load_checkpoint(folder: Path, accelerator: Accelerator, shares: tuple = ()) -> History:  # empty when there is no checkpoint
     "Go back to the newest complete checkpoint."
     saved = sorted(p for p in folder.glob("step-*") if (p/"history.json").is_file())
     if not saved: return History()
     accelerator.load_state(str(saved[-1]))
+    if shares: load_parts(saved[-1]/"shares", *shares)
     return from_dict(History, json.loads((saved[-1]/"history.json").read_text()))
 
 # %% ../nbs/40_training.ipynb #7c25407c
@@ -254,10 +279,9 @@ def fit(
     marks = {round(len(plan)*(i + 1)/config.evaluations) for i in range(config.evaluations)}
     with recomputing(student.model, config), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        weights = [p for p in student.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(weights, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
-        model, optimizer = accelerator.prepare(student.model, optimizer)
-        trained, history = replace(student, model=model), load_checkpoint(folder, accelerator)
+        model, optimizer = prepared(student, config, accelerator)
+        shares = (model, optimizer) if config.sharded else ()
+        trained, history = replace(student, model=model), load_checkpoint(folder, accelerator, shares)
         stepping = for_steps(trained, config)
         history = replace(history, starts=[*history.starts, history.step])
         model.train()
@@ -270,7 +294,7 @@ def fit(
                               completion_tokens=history.completion_tokens + sum(e.written for e in examples),
                               seconds=history.seconds + time.perf_counter() - start)
             if step + 1 in marks:
-                history = _evaluate(trained, validation, history, sum(since)/len(since), watch, accelerator, config, folder)
+                history = _evaluate(trained, validation, history, sum(since)/len(since), watch, accelerator, config, folder, shares)
                 since = []
             stop(step + 1)
     set_weights(student, load_file(folder/"best"/"model.safetensors"))
@@ -286,7 +310,7 @@ def _steps(plan: list[list[int]], train: Sequence[Encoded], history: History, co
         yield step, [train[i] for i in plan[step]], learning_rate(step, len(plan), config)
 
 def _evaluate(trained: Student, validation: Sequence[Encoded], history: History, value: float, watch: Callable[[Student], dict[str, float]],
-              accelerator: Accelerator, config: FitConfig, folder: Path) -> History:
+              accelerator: Accelerator, config: FitConfig, folder: Path, shares: tuple) -> History:
     "Measure the validation loss, keep the weights if they are the best so far, write a checkpoint."
     start = time.perf_counter()
     loss = validation_loss(trained, validation, accelerator, config)
@@ -296,16 +320,16 @@ def _evaluate(trained: Student, validation: Sequence[Encoded], history: History,
     curve = [*history.curve, {"step": history.step, "tokens": history.tokens, "train": value, "validation": loss, **found}]
     history = replace(history, curve=curve)
     if loss < history.best_loss:
-        history = replace(history, best_step=history.step, best_loss=loss)
+        history, best = replace(history, best_step=history.step, best_loss=loss), weights_of(model)
         if accelerator.is_main_process:
-            with whole_folder(folder/"best") as scratch: save_file(weights_of(model), scratch/"model.safetensors")
+            with whole_folder(folder/"best") as scratch: save_file(best, scratch/"model.safetensors")
     history = replace(history, seconds=history.seconds + time.perf_counter() - start)
-    save_checkpoint(folder, accelerator, history)
+    save_checkpoint(folder, accelerator, history, shares)
     return history
 
 def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     "A copy of the weights that are trained, by name; names that share a tensor are one entry."
-    return {name: p.detach().cpu().clone().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    return {name: whole(p.detach()).cpu().clone().contiguous() for name, p in model.named_parameters() if p.requires_grad}
 
 def set_weights(student: Student, weights: dict[str, torch.Tensor]) -> None:
     "Put weights into a student; those that are not named stay."

@@ -5,16 +5,18 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from conftest import KINDS, weights
 
 from reasoning_distill.core import InputError
 from reasoning_distill.models.losses import lm_loss
 from reasoning_distill.models.students import Encoded
-from reasoning_distill.training import FitConfig, fit, optimiser_step, plan_steps, validation_loss
+from reasoning_distill.training import FitConfig, fit, optimiser_step, plan_steps, prepared, validation_loss
 
 
 @pytest.fixture
@@ -121,19 +123,28 @@ from reasoning_distill.training import FitConfig, fit
 torch.set_num_threads(1)
 student = build_student(ModelConfig(kind=sys.argv[3], width=32, layers=1), 0, texts=["Ann has 7 eggs."]*5)
 examples = student.encode(["Ann has "]*40, [f"{i} eggs." for i in range(40)])
-config = FitConfig(tokens=int(sys.argv[2]), batch_size=6, micro_batch=4, evaluations=8)
-history = fit(student, examples[:30], examples[30:], config, 0, sys.argv[1])
+shared = sys.argv[4:] == ["sharded"]
+config = FitConfig(tokens=int(sys.argv[2]), batch_size=6, micro_batch=4, evaluations=8, sharded=shared)
+held = []
+def watch(student):
+    held.append(sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in student.model.parameters()))
+    return {}
+
+history = fit(student, examples[:30], examples[30:], config, 0, sys.argv[1], watch=watch)
 if PartialState().is_main_process:
     weights = {n: p.detach().clone() for n, p in student.model.named_parameters()}
-    found = {"processes": PartialState().num_processes, "history": history.curve, "starts": history.starts}
+    found = {"processes": PartialState().num_processes, "history": history.curve, "starts": history.starts, "held": held}
     torch.save({**found, "weights": weights}, Path(sys.argv[1])/"result.pt")
 """
 
 
-def start(folder, tokens, kind="decoder", launcher=()):
+TWO = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+
+
+def start(folder, tokens, kind="decoder", launcher=(), more=()):
     "A run in a process of its own; what it says goes to a file, since a pipe that nobody reads stops who writes."
     with said_by(folder).open("a") as log:
-        return subprocess.Popen([sys.executable, *launcher, folder.parent/"run.py", str(folder), str(tokens), kind], stdout=log, stderr=log,
+        return subprocess.Popen([sys.executable, *launcher, folder.parent/"run.py", str(folder), str(tokens), kind, *more], stdout=log, stderr=log,
                                 start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
@@ -157,16 +168,48 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
     assert a["starts"] == [0] and len(b["starts"]) == 2 and b["starts"][1] > 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_train_as_one(tmp_path, kind):
-    (tmp_path/"run.py").write_text(RUN)
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    for name, process in (("one", start(tmp_path/"one", 3000, kind)), ("two", start(tmp_path/"two", 3000, kind, launcher))):
-        assert process.wait(240) == 0, said_by(tmp_path/name).read_text()[-3000:]
-    a, b = (torch.load(tmp_path/name/"result.pt") for name in ("one", "two"))
-    assert (a["processes"], b["processes"]) == (1, 2)
-    assert all(torch.allclose(p, b["weights"][n], atol=1e-4) for n, p in a["weights"].items())
+def ended(tmp_path, **processes):
+    for name, process in processes.items(): assert process.wait(240) == 0, said_by(tmp_path/name).read_text()[-3000:]
+    return [torch.load(tmp_path/name/"result.pt") for name in processes]
+
+
+def check_alike(a, b):
+    assert all(torch.allclose(p, b["weights"][n], atol=1e-4) for n, p in a["weights"].items()) and a["weights"].keys() == b["weights"].keys()
     assert all(math.isclose(p["validation"], q["validation"], rel_tol=1e-4) for p, q in zip(a["history"], b["history"], strict=True))
+
+
+@pytest.mark.parametrize("how", [(), ("sharded",)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_train_as_one(tmp_path, kind, how):
+    (tmp_path/"run.py").write_text(RUN)
+    a, b = ended(tmp_path, one=start(tmp_path/"one", 3000, kind), two=start(tmp_path/"two", 3000, kind, TWO, how))
+    assert (a["processes"], b["processes"]) == (1, 2)
+    check_alike(a, b)
+    size = sum(p.numel() for p in a["weights"].values())
+    assert all(n == size for n in a["held"]) and all(0.45 < n/size < 0.55 if how else n == size for n in b["held"]) and len(b["held"]) == 8
+
+
+def test_a_killed_run_of_parts_goes_on(tmp_path):
+    (tmp_path/"run.py").write_text(RUN)
+    killed = start(tmp_path/"killed", 12_000, "decoder", TWO, ("sharded",))
+    while not list((tmp_path/"killed").glob("step-*/history.json")):
+        assert killed.poll() is None, said_by(tmp_path/"killed").read_text()[-3000:]
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path/"killed"/"result.pt").exists(), "the run ended before it could be killed"
+    a, b = ended(tmp_path, whole=start(tmp_path/"whole", 12_000), killed=start(tmp_path/"killed", 12_000, "decoder", TWO, ("sharded",)))
+    check_alike(a, b)
+    assert len(b["starts"]) == 2 and b["starts"][1] > 0
+
+
+def test_what_this_loop_cannot_do_is_refused(make, examples, tmp_path):
+    with pytest.raises(InputError, match="and there is one: start several with torchrun"):
+        fit(make(), examples, examples, FitConfig(tokens=3000, sharded=True), 0, tmp_path)
+    with pytest.raises(InputError, match="sharded and compiled"): FitConfig(sharded=True, compiled=True)
+    for kind in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+        with pytest.raises(InputError, match=f"accelerate's {kind.value}: start it with torchrun, and set fit.sharded"):
+            prepared(make(), FitConfig(), SimpleNamespace(distributed_type=kind))
 
 
 @pytest.mark.parametrize("wrong", [dict(tokens=0), dict(lr=0.0), dict(batch_size=-1), dict(weight_decay=-1.0), dict(betas=(2.0, 3.0)),
