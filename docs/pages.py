@@ -15,19 +15,19 @@ from fastcore.docments import docments
 ROOT = Path(__file__).parent.parent
 SECTIONS = {  # in reading order: caption → pages, without their ending; a folder stands for all in it
     "Start": ["start", "nbs/glossary", "nbs/pitfalls"],
-    "Guides": [f"guides/{name}" for name in ("flan_t5", "qwen_lora", "api_teacher", "slurm", "gpu")] + ["nbs/scale"],
+    "Guides": [f"guides/{name}" for name in ("flan_t5", "qwen_lora", "api_teacher", "slurm", "gpu", "several")] + ["nbs/scale"],
     "Concepts and data": ["nbs/00_core", "nbs/01_templates", "nbs/03_expressions", "nbs/02_stats", "nbs/04_process", "nbs/tasks"],
-    "Models and training": ["nbs/models", "nbs/40_training", "nbs/43_traces", "nbs/44_online", "nbs/41_evaluate"],
+    "Models and training": ["nbs/models", "nbs/39_sharded", "nbs/40_training", "nbs/43_traces", "nbs/44_online", "nbs/41_evaluate"],
     "Teachers": ["nbs/teachers"],
     "Methods": ["nbs/methods"],
     "Verifiers": ["nbs/verify"],
     "Domains and pipeline": ["nbs/domains", "nbs/59_curation", "nbs/62_pipeline"],
     "Experiments and results": [f"nbs/experiments/{name}" for name in (
-        "report", "distill", "teacher", "base", "feedback", "conditions", "compute", "limits", "claims", "cost", "landscape", "calibration",
+        "report", "distill", "teacher", "base", "feedback", "conditions", "compute", "limits", "claims", "cost", "landscape", "large", "calibration",
         "bench", "verify_bench", "scale", "growth", "paper")] + ["results"],
     "How experiments are run": ["nbs/60_config", "nbs/61_experiment", "nbs/62_workflow", "nbs/63_cli", "nbs/62_report", "nbs/64_landscape",
                                 "nbs/65_bench", "nbs/66_calibration", "nbs/67_verify_bench", "nbs/68_inside", "nbs/68_scale", "nbs/69_studies",
-                                "nbs/69_limits", "nbs/70_claims", "nbs/71_cost", "nbs/72_paper", "nbs/74_growth"],
+                                "nbs/69_limits", "nbs/69_large", "nbs/70_claims", "nbs/71_cost", "nbs/72_paper", "nbs/74_growth"],
     "Course": ["nbs/course/course", "nbs/course/bachelor", "nbs/course/master", "nbs/course/phd", "nbs/course/report", "nbs/73_course"],
     "Reference": ["api", "changelog"],
 }
@@ -46,6 +46,7 @@ RESULTS = {  # experiment → what a cell of it says → the committed tables an
     "cost": {"write_costs(**": ["cost.svg"], "readable_costs(_table)": ["cost"]},
     "landscape": {'_tables["gate"]': ["landscape_gate"], "landscape_figure(_runs)": ["landscape.svg"], '_tables["arms"]': ["landscape_arms"],
                   "study_teachers(_configs)": ["landscape_teachers"]},
+    "large": {"study_large(**": ["large"]},
     "calibration": {"reliability_figure(_counts)": ["reliability.svg", "calibration_rates"], "precision(_counts)": ["calibration_precision"],
                     "confusion(_counts": [f"calibration_confusion_{task}" for task in CALIBRATED],
                     "answers_table(_counts)": ["calibration_answers"], "scores(_counts)": ["calibration_scores"],

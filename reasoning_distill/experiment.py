@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PACKAGE', 'STARTS', 'code_hash', 'needs_of', 'code_of', 'versions', 'project_folder', 'revision', 'hardware',
            'checkpoint_hash', 'run_key', 'parts_used', 'shared_tokenizer', 'template_for', 'placed', 'open_teacher',
-           'open_student', 'run_folder', 'check_possible', 'distill', 'distill_all', 'read_record', 'plain_record']
+           'stand_in', 'open_student', 'run_folder', 'check_possible', 'distill', 'distill_all', 'read_record',
+           'plain_record']
 
 # %% ../nbs/61_experiment.ipynb #36805e77
 import ast
@@ -192,6 +193,12 @@ def open_teacher(
     template = template_for(model)
     return LocalTeacher(model, template, name=Path(source).name,
                         key=fingerprint([checkpoint_hash(source), template, code_hash("teachers.local"), versions()]))
+
+def stand_in(config: Config, splits: Splits) -> LocalTeacher:
+    "A teacher from scratch before its training: what it will be called and how it will be asked, for whoever plans."
+    given = teacher_config(config)
+    model = build_student(replace(given.student, source="scratch"), given.seed, shared_tokenizer(given, splits))
+    return LocalTeacher(model, template_for(model, config.template), key=run_key(given, splits))
 
 def open_student(config: Config, splits: Splits) -> Student:
     "The student of a run before its training; a base student is pretrained if it was not yet."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'SCALED', 'WIDTHS', 'OWN', 'PLAIN', 'LARGE', 'LENGTHS', 'BESIDE', 'smaller', 'large_configs', 'steps_of',
-           'run_large', 'main', 'large_table', 'study_large']
+           'run_large', 'large_parser', 'main', 'large_table', 'study_large']
 
 # %% ../nbs/69_large.ipynb #970dff21
 import argparse
@@ -108,8 +108,8 @@ def _row(name: LARGE, record: RunRecord) -> dict:
     return {**dict(zip(("condition", "method", "seed"), name, strict=True)), "record": plain_record(record)}
 
 # %% ../nbs/69_large.ipynb #7cfc99a7
-def main(arguments: Sequence[str] | None = None) -> int:  # the exit status
-    "The command: python workflow/large.py --help."
+def large_parser() -> argparse.ArgumentParser:
+    "What the command understands."
     parser = argparse.ArgumentParser(prog="large.py", description="The landscape for a GPU: one teacher, four kinds of students, five seeds.")
     parser.add_argument("--share", type=float, default=1.0, help="of tokens, questions and parameters; 1 is for a GPU, 0.1 for two cores")
     parser.add_argument("--seeds", default="", help="such as '0 1'; by default all five")
@@ -119,7 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> int:  # the exit status
     parser.add_argument("--overrides", default="", help="further settings, such as '{fit.precision: no}'")
     parser.add_argument("--runs-dir", default="runs/large")
     parser.add_argument("--record-file", default="paper/results/large.jsonl")
-    asked = parser.parse_args(arguments)
+    return parser
+
+def main(arguments: Sequence[str] | None = None) -> int:  # the exit status
+    "The command: python workflow/large.py --help."
+    asked = large_parser().parse_args(arguments)
     try:
         configs = large_configs(asked.share, asked.seeds, asked.on_cpu, asked.overrides, asked.runs_dir)
         run_large(configs, asked.lanes, asked.minutes, asked.record_file)

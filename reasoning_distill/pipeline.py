@@ -59,6 +59,7 @@ from reasoning_distill.experiment import (
     open_teacher,
     placed,
     revision,
+    stand_in,
     template_for,
     versions,
 )
@@ -267,7 +268,12 @@ def wording(
         return ("", in_chat(tokenizer, system, prompt)) if tokenizer is not None else (system, prompt)
     return words
 
-def open_live(config: PipelineConfig, material: Material, store: Store) -> StoredTeacher | GoldTeacher:
+def open_live(
+    config: PipelineConfig,
+    material: Material,
+    store: Store,
+    trained: bool = True,  # false for a plan: a teacher from scratch is then not trained for it
+) -> StoredTeacher | GoldTeacher:
     "The teacher, before anything is asked; raises InputError when there is none."
     s = config.teacher
     if s.kind == "gold": return GoldTeacher()
@@ -277,7 +283,7 @@ def open_live(config: PipelineConfig, material: Material, store: Store) -> Store
             backend = Budgeted(backend, price, config.budget or math.inf, store.charged(), lambda dollars: store.charge(s.model, dollars))
         return StoredTeacher(backend, store, wording(config), s.model, backend.place, s.model)
     if s.kind == "scratch":
-        local = open_teacher(experiment_config(config), material.splits)
+        local = (open_teacher if trained else stand_in)(experiment_config(config), material.splits)
         student, template, place, name = local.model, local.template, local.key, "scratch"
     else:
         student, place, name = placed(from_checkpoint(s.model)), checkpoint_hash(s.model), Path(s.model).name
@@ -580,7 +586,7 @@ def plan(config: PipelineConfig) -> Estimate:  # of what is not stored yet; rais
     material, folder, price = material_of(config), Path(config.output_dir), price_for(config)
     check_possible(config, material)
     with Store(folder/"completions.sqlite") as store:
-        live = open_live(replace(config, budget=0.0), material, store)
+        live = open_live(replace(config, budget=0.0), material, store, trained=False)
         if isinstance(live, GoldTeacher): return Estimate(0, 0, 0, 0.0)
         requests = [r for problems, samples, temperature in asked_of(config, material)
                     for r in live.requests(problems, samples, temperature, config.teacher.max_new_tokens, config.seed)]

@@ -9,10 +9,11 @@ import yaml
 
 from reasoning_distill.cli import main, notebook_parameters, parser, plain_value
 from reasoning_distill.config import resolve
+from reasoning_distill.large import large_parser
 from reasoning_distill.pipeline import read_config
 from reasoning_distill.workflow import grid
 
-PLAIN = ("export", "source", "cd", "git", "pip", "cp", "conda")
+PLAIN = ("export", "source", "cd", "git", "pip", "cp", "conda", "vllm")
 
 
 def commands(text: str) -> list[str]:
@@ -38,6 +39,7 @@ def check(line: str, root) -> None:  # raises, or fails an assertion
         given |= dict(zip(words[words.index("-p") + 1::3], words[words.index("-p") + 2::3], strict=True))
         assert {*given} <= {*notebook_parameters(root/words[1])} and words[2].endswith(".ipynb")
         resolve(**{name: plain_value(value) for name, value in given.items()})
+    elif words[:2] == ["python", "workflow/large.py"]: assert (root/words[1]).is_file() and large_parser().parse_args(words[2:])
     elif words[0] == "reasoning-distill":
         options = parser().parse_args(words[1:])
         if options.command == "run" and (root/options.config).is_file(): read_config(root/options.config)
@@ -70,3 +72,13 @@ def test_links_of_readme_and_guides_lead_somewhere(root):
 def test_the_offline_configuration_tells_its_price_as_the_readme_says(root, capsys, monkeypatch):
     monkeypatch.chdir(root)
     assert main(["run", "configs/offline.yaml", "--dry-run"]) == 0 and capsys.readouterr().out
+
+
+def test_a_plan_trains_nobody_and_says_what_the_trained_teacher_would(monkeypatch, tmp_path):
+    from reasoning_distill import experiment, pipeline
+    settings = {"output_dir": str(tmp_path/"out"), "task": "arithmetic", "preset": "smoke", "domain": "math", "student": {"source": "base"},
+                "teacher": {"kind": "scratch", "samples": 2, "max_new_tokens": 64}, "method": "cot", "epochs": 1}
+    config = pipeline.configured(settings)
+    monkeypatch.setattr(experiment, "_distill", lambda *_: pytest.fail("a plan trained"))
+    found = pipeline.plan(config)
+    assert found.calls > 100 and found.dollars == 0
