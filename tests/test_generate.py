@@ -184,3 +184,8 @@ def test_no_problem_comes_twice_among_many(name, share):
     counts = {"teacher": 50_000, "train": 25_000, "validation": 8000, "test": 8000, "hard": 5000, "shift": 4000}
     problems = [p for split, count in counts.items() for p in generate(GENERATORS[name](0), split, count//share, 0)]
     assert len({p.graph for p in problems}) == len({p.question for p in problems}) == len(problems) == 100_000//share
+
+
+@pytest.mark.parametrize("steps, harder", [((), {4, 5}), ((2, 3), {4, 5}), ((4, 5, 6), {7, 8}), (tuple(range(2, 9)), {9, 10})])
+def test_hard_problems_are_longer_than_those_trained_on(steps, harder):
+    assert {p.steps for p in generate(GENERATORS["arithmetic"](0, 50), "hard", 6, 0, steps)} == harder

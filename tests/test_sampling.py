@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import KINDS
 
-from reasoning_distill.models.sampling import pick, sample, uniforms
+from reasoning_distill.models.sampling import pick, prompts_at_once, sample, uniforms
 
 PROMPTS = ["Ann has ", "A", "Question: Ann has 3 eggs.", "Ben has 12 apples more than Ann. "]*6
 
@@ -61,3 +63,9 @@ def test_picks_have_the_models_distribution():
 def test_the_largest_number_still_picks_a_token():
     logits = torch.full((1, 1000), -50.0)
     assert 0 <= pick(logits, torch.tensor([1 - 2**-53]).double(), 1.0).item() < 1000
+
+
+@pytest.mark.parametrize("device, parameters, together", [("cpu", 10, 64), ("cuda", 10, 2048), ("cuda", 50_000_000, 256), ("mps", 10, 64)])
+def test_small_models_leave_a_gpu_room_for_more(device, parameters, together):
+    model = SimpleNamespace(parameters=lambda: [torch.empty(parameters, device="meta")])
+    assert prompts_at_once(SimpleNamespace(device=torch.device(device), model=model)) == together
