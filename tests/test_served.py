@@ -30,7 +30,8 @@ class Served:
         self.known[lora_name] = [*self.known.values()][0] if stale else replace(base, model=PeftModel.from_pretrained(base.model, lora_path).eval())
         return "Success"
 
-    def complete(self, model, prompt, seed, temperature, max_tokens, logprobs, return_token_ids):
+    def complete(self, model, prompt, seed, temperature, max_tokens, logprobs, return_token_ids, **preferences):
+        if preferences != {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}: return 400, {"error": {"message": f"{preferences}"}}
         if model not in self.known: return 404, {"error": {"message": f"The model `{model}` does not exist."}}
         student = self.known[model]
         ids = sample_batch(student, [prompt], uniforms(["0"], seed, max_tokens), temperature)[0]
@@ -108,7 +109,7 @@ def test_log_probabilities_agree_to_rounding_and_stale_ones_do_not(served, pupil
         found = sample_there(engine, pupil, PROMPTS, KEYS, 1.0, 20)
         prompts = pupil.encode_prompts(PROMPTS)
         served.load(name_of(pupil), str(tmp_path/name_of(pupil)))
-        said = [served.complete(name_of(pupil), p, 5, 1.0, 20, 1, True)[1]["choices"][0] for p in prompts]
+        said = [served.complete(name_of(pupil), p, 5, 1.0, 20, 1, True, top_p=1.0, top_k=-1, min_p=0.0, repetition_penalty=1.0)[1]["choices"][0] for p in prompts]
         scored = [(replace(found[0], ids=c["token_ids"]), c["logprobs"]["token_logprobs"]) for c in said]
         assert check_scores(pupil, prompts, scored, engine) < 1e-5
         learn(pupil)

@@ -151,16 +151,20 @@ def start(folder, tokens, kind="decoder", launcher=(), more=()):
 def said_by(folder): return folder.parent/f"{folder.name}.log"
 
 
+def kill_midway(folder, process):
+    "As soon as there is a checkpoint."
+    while not list(folder.glob("step-*/history.json")):
+        assert process.poll() is None, said_by(folder).read_text()[-3000:]
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder/"result.pt").exists(), "the run ended before it could be killed"
+
+
 def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
     (tmp_path/"run.py").write_text(RUN)
     whole = start(tmp_path/"whole", 60_000)
-    killed = start(tmp_path/"killed", 60_000)
-    while not list((tmp_path/"killed").glob("step-*/history.json")):
-        assert killed.poll() is None, said_by(tmp_path/"killed").read_text()[-3000:]
-        time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-    assert not (tmp_path/"killed"/"result.pt").exists(), "the run ended before it could be killed"
+    kill_midway(tmp_path/"killed", start(tmp_path/"killed", 60_000))
     for name, process in (("whole", whole), ("killed", start(tmp_path/"killed", 60_000))):
         assert process.wait(300) == 0, said_by(tmp_path/name).read_text()[-3000:]
     a, b = (torch.load(tmp_path/name/"result.pt") for name in ("whole", "killed"))
@@ -191,13 +195,7 @@ def test_two_processes_train_as_one(tmp_path, kind, how):
 
 def test_a_killed_run_of_parts_goes_on(tmp_path):
     (tmp_path/"run.py").write_text(RUN)
-    killed = start(tmp_path/"killed", 12_000, "decoder", TWO, ("sharded",))
-    while not list((tmp_path/"killed").glob("step-*/history.json")):
-        assert killed.poll() is None, said_by(tmp_path/"killed").read_text()[-3000:]
-        time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-    assert not (tmp_path/"killed"/"result.pt").exists(), "the run ended before it could be killed"
+    kill_midway(tmp_path/"killed", start(tmp_path/"killed", 12_000, "decoder", TWO, ("sharded",)))
     a, b = ended(tmp_path, whole=start(tmp_path/"whole", 12_000), killed=start(tmp_path/"killed", 12_000, "decoder", TWO, ("sharded",)))
     check_alike(a, b)
     assert len(b["starts"]) == 2 and b["starts"][1] > 0

@@ -27,7 +27,8 @@ class Mapped(Sequence):
 
     def __len__(self) -> int: return len(self._rows)
 
-    def __getitem__(self, place: int) -> Encoded: return Encoded(**self._rows[place])
+    def __getitem__(self, place: int | slice) -> Encoded | list[Encoded]:
+        return [self[i] for i in range(*place.indices(len(self)))] if isinstance(place, slice) else Encoded(**self._rows[place])
 
     @property
     def lengths(self) -> list[int]:  # tokens, prompt and completion

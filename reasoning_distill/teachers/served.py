@@ -49,9 +49,9 @@ def seed_for(key: str, seed: int) -> int:  # below 2^31
     return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:4], "big") >> 1
 
 def asked(model: str, prompt: Sequence[int], seed: int, temperature: float, longest: int) -> dict:  # the arguments of `completions.create`
-    "A request in the language of completions, with token ids in both directions."
-    return {"model": model, "prompt": [*prompt], "seed": seed, "temperature": temperature, "max_tokens": longest, "logprobs": 1,
-            "extra_body": {"return_token_ids": True}}
+    "A request in the language of completions, with token ids in both directions, and none of the preferences that a model comes with."
+    return {"model": model, "prompt": [*prompt], "seed": seed, "temperature": temperature, "top_p": 1.0, "max_tokens": longest, "logprobs": 1,
+            "extra_body": {"return_token_ids": True, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}}
 
 def read(
     body: dict,  # a completion
