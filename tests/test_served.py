@@ -109,7 +109,8 @@ def test_log_probabilities_agree_to_rounding_and_stale_ones_do_not(served, pupil
         found = sample_there(engine, pupil, PROMPTS, KEYS, 1.0, 20)
         prompts = pupil.encode_prompts(PROMPTS)
         served.load(name_of(pupil), str(tmp_path/name_of(pupil)))
-        said = [served.complete(name_of(pupil), p, 5, 1.0, 20, 1, True, top_p=1.0, top_k=-1, min_p=0.0, repetition_penalty=1.0)[1]["choices"][0] for p in prompts]
+        plain = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+        said = [served.complete(name_of(pupil), p, 5, 1.0, 20, 1, True, **plain)[1]["choices"][0] for p in prompts]
         scored = [(replace(found[0], ids=c["token_ids"]), c["logprobs"]["token_logprobs"]) for c in said]
         assert check_scores(pupil, prompts, scored, engine) < 1e-5
         learn(pupil)
