@@ -54,7 +54,7 @@ RESULTS = {  # experiment → what a cell of it says → the committed tables an
     "bench": {"bench(**": ["speed"]},
     "verify_bench": {"bench_verifiers(**": ["verify_speed"]},
     "scale": {"bench_scale(**": ["scale"]},
-    "growth": {"bench_growth(**": ["growth"], "_figure": ["growth.svg"]},
+    "growth": {"_shown[0]": ["growth"], "_shown[1]": ["growth.svg"]},
     "paper": {"": ["published"]},
 }
 ALT = {"loss": "Validation loss of every method against training tokens, a panel for each task", "compute": "Accuracy against tokens and computation",
