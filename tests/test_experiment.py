@@ -77,7 +77,7 @@ def test_presets_ask_for_no_more_than_the_smallest_world_holds(preset):
 @pytest.mark.parametrize("given, part", [
     (dict(method="cott"), "method 'cott' is unknown: choose one of answer_only, classic_kd, contrastive, cot, feedback, on_policy, orca"),
     (dict(task="gsm9k"), "task 'gsm9k' is unknown"),
-    (dict(preset="huge"), "preset 'huge' is unknown: choose one of full, quick, smoke"), (dict(template="xml"), "template 'xml' is unknown"),
+    (dict(preset="huge"), "preset 'huge' is unknown: choose one of full, large, quick, smoke"), (dict(template="xml"), "template 'xml' is unknown"),
     (dict(vocabulary="some"), "vocabulary 'some' is unknown"), (dict(overrides="{fit.lrr: 1}"), "did you mean 'lr'"),
     (dict(overrides="{fit.lr: fast}"), "lr"), (dict(overrides="[1]"), "name no settings"), (dict(overrides="{a: ["), "not YAML"),
     (dict(overrides={"options.sample": 5}), "did you mean 'samples'"), (dict(overrides={"options.samples": 0}), "samples = 0"),
