@@ -1,6 +1,7 @@
 """Samples from a server that really samples: an engine in a thread, which speaks completions and takes adapters."""
 
 import json
+import random
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,12 +11,13 @@ import pytest
 import torch
 from conftest import weights
 from peft import PeftModel
+from tokenizers.decoders import DecodeStream
 
 from reasoning_distill.core import InputError
 from reasoning_distill.methods.on_policy import OnPolicyConfig, on_policy
 from reasoning_distill.models.sampling import sample_batch, uniforms
 from reasoning_distill.models.students import Encoded, with_lora
-from reasoning_distill.teachers.served import Engine, check_scores, name_of, sample_there
+from reasoning_distill.teachers.served import Engine, check_scores, name_of, read, sample_there
 
 
 class Served:
@@ -24,11 +26,12 @@ class Served:
         self.make, self.known, self.lock, self.fault, self.wrote, self.loaded = make, {}, Lock(), "", 0, []
 
     def load(self, lora_name, lora_path):
+        if lora_name in self.known: return 400, {"error": {"message": f"The lora adapter '{lora_name}' has already been loaded."}}
         base = self.make("decoder")
         self.loaded.append(lora_name)
         stale = self.fault == "stale" and self.known
         self.known[lora_name] = [*self.known.values()][0] if stale else replace(base, model=PeftModel.from_pretrained(base.model, lora_path).eval())
-        return "Success"
+        return 200, "Success"
 
     def complete(self, model, prompt, seed, temperature, max_tokens, logprobs, return_token_ids, **preferences):
         if preferences != {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}: return 400, {"error": {"message": f"{preferences}"}}
@@ -52,7 +55,8 @@ def running(served):
             given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with served.lock:
                 if served.fault == "broken": status, body = 500, {"error": {"message": "out of blocks"}}
-                elif self.path == "/v1/load_lora_adapter": status, body = 200, served.load(**given)
+                elif self.path == "/v1/load_lora_adapter": status, body = served.load(**given)
+                elif self.path == "/v1/unload_lora_adapter" and served.fault == "killed": status, body = 200, "nobody asked"
                 elif self.path == "/v1/unload_lora_adapter": status, body = 200, f"{served.known.pop(given['lora_name']) and 'gone'}"
                 else: status, body = served.complete(**given)
             answer = json.dumps(body).encode() if isinstance(body, dict) else body.encode()
@@ -100,7 +104,48 @@ def test_a_server_with_the_students_weights_writes_its_samples(served, pupil, tm
         after = sample_there(engine, pupil, PROMPTS, KEYS, 1.0, 20, seed=1)
     assert [c.ids for c in first] == [c.ids for c in again] != [c.ids for c in after] and len({c.text for c in first}) > 6
     assert all(c.text == pupil.tokenizer.decode(c.ids, skip_special_tokens=True) and c.truncated == (c.ids[-1] != pupil.end) for c in first)
-    assert len(set(served.loaded)) == 2 and not served.known, "each kind of adapters under a name of its own, and none left"
+    assert len(set(served.loaded)) == 3 and not served.known, "each block under a name of its own, and none left"
+    assert served.loaded[0].startswith(prefix := served.loaded[1].rsplit("-", 1)[0]) and not served.loaded[2].startswith(prefix)
+    assert not [*tmp_path.iterdir()], "adapters that were handed over do not pile up"
+
+
+def test_what_a_killed_run_left_on_the_server_is_in_nobodys_way(served, pupil, tmp_path):
+    with running(served) as url:
+        served.fault = "killed"
+        first = sample_there(Engine(url, tmp_path), pupil, PROMPTS, KEYS, 1.0, 20)
+        assert served.known
+        again = sample_there(Engine(url, tmp_path), pupil, PROMPTS, KEYS, 1.0, 20)
+    assert [c.ids for c in first] == [c.ids for c in again]
+
+
+def reply(prompt, ids, text, scores):
+    return {"choices": [{"text": text, "token_ids": ids, "prompt_token_ids": prompt, "logprobs": {"token_logprobs": scores}}]}
+
+
+def streamed(student, prompt, ids):
+    "Text as vLLM builds it: token by token behind the prompt, half a character held back until its other half comes."
+    stream = DecodeStream(ids=prompt, skip_special_tokens=True)
+    return "".join(part for i in ids if (part := stream.step(student.tokenizer.backend_tokenizer, i)))
+
+
+def test_half_a_character_is_no_other_tokenizer(pupil):
+    prompt, rng, halves = pupil.encode_prompts(["Ann has"])[0], random.Random(0), 0
+    whole = pupil.tokenizer("Ann é has 7 \U0001f600 eggs \u2014 ok").input_ids
+    cut = [whole[:n] for n in range(1, len(whole) + 1)]
+    for ids in [*cut, *(rng.choices(range(len(pupil.tokenizer)), k=20) for _ in range(300))]:
+        text = streamed(pupil, prompt, ids)
+        ours = pupil.tokenizer.decode(ids, skip_special_tokens=True)
+        halves += text != ours
+        for said in (text, ours): assert read(reply(prompt, ids, said, [-1.0]*len(ids)), prompt, pupil)[0].text == ours
+        with pytest.raises(InputError, match="another tokenizer"): read(reply(prompt, ids, text + "7", [-1.0]*len(ids)), prompt, pupil)
+    assert halves > 50, "the case occurs"
+
+
+@pytest.mark.parametrize("score", [None, float("nan"), float("-inf")])
+def test_a_score_that_is_no_number_is_refused(pupil, score):
+    ids = pupil.tokenizer("7 eggs").input_ids
+    text = pupil.tokenizer.decode(ids, skip_special_tokens=True)
+    with pytest.raises(InputError, match="lacks what is needed"): read(reply([5], ids, text, [-1.0]*(len(ids) - 1) + [score]), [5], pupil)
 
 
 def test_log_probabilities_agree_to_rounding_and_stale_ones_do_not(served, pupil, tmp_path):
@@ -108,7 +153,7 @@ def test_log_probabilities_agree_to_rounding_and_stale_ones_do_not(served, pupil
         engine = Engine(url, tmp_path)
         found = sample_there(engine, pupil, PROMPTS, KEYS, 1.0, 20)
         prompts = pupil.encode_prompts(PROMPTS)
-        served.load(name_of(pupil), str(tmp_path/name_of(pupil)))
+        served.load(name_of(pupil), str(pupil.save_adapters(tmp_path/"mine")))
         plain = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
         said = [served.complete(name_of(pupil), p, 5, 1.0, 20, 1, True, **plain)[1]["choices"][0] for p in prompts]
         scored = [(replace(found[0], ids=c["token_ids"]), c["logprobs"]["token_logprobs"]) for c in said]
@@ -146,3 +191,9 @@ def test_on_policy_learns_from_a_servers_samples(served, setup, oracle, pupil):
         outcome = on_policy(given, OnPolicyConfig(longest=12, server=url))
     assert outcome.report["steps online"] > 3 and served.wrote > 500 and len(set(served.loaded)) > 2 and not served.known
     assert not torch.equal(before, weights(pupil))
+
+
+def test_on_policy_asks_for_adapters_before_it_trains(setup, oracle):
+    given = setup(teacher=oracle())
+    with pytest.raises(InputError, match="set student.lora_rank"): on_policy(given, OnPolicyConfig(longest=12, server="http://127.0.0.1:9/v1"))
+    assert not (given.folder/"checkpoints").exists()

@@ -22,7 +22,7 @@ from ..models.sampling import sample
 from ..models.students import Encoded, Student, check_same_vocabulary, forward_flops
 from ..online import fit_online
 from ..teachers.local import LocalTeacher
-from ..teachers.served import Engine, sample_there
+from ..teachers.served import Engine, name_of, sample_there
 from ..templates import prompt_for
 from ..traces import Asking, lessons, trace_examples, weights_for
 from ..training import Outcome, Setup, chained, fit
@@ -217,6 +217,7 @@ def check_agreed(setup: Setup) -> None:  # raises InputError
 def on_policy(setup: Setup, config: OnPolicyConfig) -> Outcome:
     "Warm up on the teacher's traces, then learn from the teacher's view of what the student writes."
     check_agreed(setup)
+    if config.server: name_of(setup.student)  # raises InputError for a student without adapters, before it is trained
     student, teacher, spent = setup.student, setup.teacher.model, []
     given = lessons(setup, config)
     train = trace_examples(student, given.train, setup.train, setup.template, weights_for(given.train, config), folder=setup.folder/"checkpoints")
