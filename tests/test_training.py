@@ -99,7 +99,7 @@ def test_a_diverging_loss_stops_with_one_line(make, examples, tmp_path):
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-@pytest.mark.parametrize("micro_batch, advice", [(4, "set fit.micro_batch to 2, which changes no gradient"), (1, "set fit.precision to bf16")])
+@pytest.mark.parametrize("micro_batch, advice", [(4, "set fit.micro_batch to 2, which changes no gradient"), (1, "set fit.recompute to true")])
 def test_what_does_not_fit_is_told_with_what_makes_it_less(make, tmp_path, error, micro_batch, advice):
     def loss(*_): raise error
     examples = make().encode(["Ann has "]*8, [f"{i} eggs." for i in range(8)])
