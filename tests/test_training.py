@@ -16,6 +16,7 @@ from conftest import KINDS, weights
 from reasoning_distill.core import InputError
 from reasoning_distill.models.losses import lm_loss
 from reasoning_distill.models.students import Encoded
+from reasoning_distill.online import fit_online
 from reasoning_distill.training import FitConfig, fit, optimiser_step, plan_steps, prepared, validation_loss
 
 
@@ -93,6 +94,21 @@ def test_bf16_trains(make, examples, tmp_path):
     assert history.curve[-1]["validation"] < history.curve[0]["validation"]
 
 
+@pytest.mark.parametrize("loop", ["fit", "online"])
+def test_both_loops_recompute_where_asked_and_leave_the_model_as_it_was(make, examples, tmp_path, loop):
+    found, seen = {}, {False: set(), True: set()}
+    for recompute in (False, True):
+        def loss(student, batch, seen=seen[recompute]):
+            seen.add(student.model.is_activation_checkpointing)
+            return lm_loss(student, batch)
+        student, config, folder = make(), FitConfig(tokens=2000, batch_size=4, evaluations=2, recompute=recompute), tmp_path/str(recompute)
+        if loop == "fit": fit(student, examples, examples, config, 0, folder, loss)
+        else: fit_online(student, lambda *_: examples, Encoded, examples, config, 0, folder, loss, 3)
+        assert not student.model.is_activation_checkpointing
+        found[recompute] = weights(student)
+    assert seen == {False: {False}, True: {True}} and torch.allclose(found[False], found[True], atol=1e-3)
+
+
 def test_a_diverging_loss_stops_with_one_line(make, examples, tmp_path):
     with pytest.raises(InputError, match=r"lower lr than 1e\+09"):
         fit(make(), examples, examples, FitConfig(tokens=50_000, lr=1e9, clip=1e12), 0, tmp_path)
@@ -118,6 +134,7 @@ import sys
 from pathlib import Path
 import torch
 from accelerate import PartialState
+from reasoning_distill import training
 from reasoning_distill.models.students import ModelConfig, build_student
 from reasoning_distill.training import FitConfig, fit
 torch.set_num_threads(1)
@@ -125,15 +142,24 @@ student = build_student(ModelConfig(kind=sys.argv[3], width=32, layers=1), 0, te
 examples = student.encode(["Ann has "]*40, [f"{i} eggs." for i in range(40)])
 shared = sys.argv[4:] == ["sharded"]
 config = FitConfig(tokens=int(sys.argv[2]), batch_size=6, micro_batch=4, evaluations=8, sharded=shared)
-held = []
+held, moments, optimizers, prepared = [], [], [], training.prepared
+def size(tensors): return sum((t.to_local() if hasattr(t, "to_local") else t).numel() for t in tensors)
+def noted(*given):
+    found = prepared(*given)
+    optimizers.append(found[1])
+    return found
+
 def watch(student):
-    held.append(sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in student.model.parameters()))
+    held.append(size(student.model.parameters()))
+    moments.append(size(state[name] for state in optimizers[-1].state.values() for name in ("exp_avg", "exp_avg_sq")))
     return {}
 
-history = fit(student, examples[:30], examples[30:], config, 0, sys.argv[1], watch=watch)
+training.prepared = noted
+
+history = fit(student, examples[:29], examples[29:], config, 0, sys.argv[1], watch=watch)
 if PartialState().is_main_process:
     weights = {n: p.detach().clone() for n, p in student.model.named_parameters()}
-    found = {"processes": PartialState().num_processes, "history": history.curve, "starts": history.starts, "held": held}
+    found = {"processes": PartialState().num_processes, "history": history.curve, "starts": history.starts, "held": held, "moments": moments}
     torch.save({**found, "weights": weights}, Path(sys.argv[1])/"result.pt")
 """
 
@@ -190,7 +216,9 @@ def test_two_processes_train_as_one(tmp_path, kind, how):
     assert (a["processes"], b["processes"]) == (1, 2)
     check_alike(a, b)
     size = sum(p.numel() for p in a["weights"].values())
-    assert all(n == size for n in a["held"]) and all(0.45 < n/size < 0.55 if how else n == size for n in b["held"]) and len(b["held"]) == 8
+    for name, all_of_it in (("held", size), ("moments", 2*size)):
+        assert a[name] == [all_of_it]*8 and len(b[name]) == 8
+        assert all(0.45 < n/all_of_it < 0.55 if how else n == all_of_it for n in b[name])
 
 
 def test_a_killed_run_of_parts_goes_on(tmp_path):
