@@ -83,3 +83,9 @@ def test_modules_import_from_lower_floors_only():
         imports[name] = {line.split()[1].removeprefix("reasoning_distill.") for line in lines if line.startswith("from reasoning_distill.")}
     upward = [(a, b) for a, found in imports.items() for b in found if place[b] >= place[a]]
     assert len(place) > 12 and not upward
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_no_warning_of_somebodys_machine_is_committed(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert not [o for c in cells for o in c.get("outputs", []) if o.output_type == "error" or o.get("name") == "stderr"]
